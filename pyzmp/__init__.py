@@ -1,0 +1,31 @@
+"""Nodes that talk over typed channels, on ZeroMQ."""
+
+from pyzmp.channels.call import Call, current_call
+from pyzmp.channels.declare import every, service
+from pyzmp.channels.discovery import adiscover, discover, services
+from pyzmp.channels.service import Service
+from pyzmp.channels.stream import Stream
+from pyzmp.coprocess import CoProcess
+from pyzmp.exceptions import (
+    CallError,
+    CallTimeout,
+    InvalidCall,
+    NodeDied,
+    PyzmpError,
+    RemoteError,
+    ServiceCallTimeout,
+    UnknownRequestTypeException,
+    UnknownResponseTypeException,
+    UnknownService,
+    UnknownServiceException,
+)
+from pyzmp.node import Node, current_node
+from pyzmp.runtime import configure
+from pyzmp.version import __version__
+
+__all__ = [
+    "Call", "CallError", "CallTimeout", "CoProcess", "InvalidCall", "Node", "NodeDied", "PyzmpError", "RemoteError",
+    "Service", "ServiceCallTimeout", "Stream", "UnknownRequestTypeException", "UnknownResponseTypeException",
+    "UnknownService", "UnknownServiceException", "__version__", "adiscover", "configure", "current_call",
+    "current_node", "discover", "every", "service", "services",
+]

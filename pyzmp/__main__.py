@@ -1,0 +1,5 @@
+"""``python -m pyzmp``: the pyzmp command."""
+
+from pyzmp.cli import main
+
+main()

@@ -1,0 +1,175 @@
+"""How a class declares its services: ``@service`` and ``@every``."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+
+from pyzmp.channels.service import Declared, Service
+from pyzmp.exceptions import InvalidAnnotation
+from pyzmp.protocol.deadline import seconds
+from pyzmp.protocol.schema import Signature, Unresolved
+
+P = ParamSpec("P")
+T = TypeVar("T")
+R_co = TypeVar("R_co", covariant=True)
+L_co = TypeVar("L_co", covariant=True)
+F = TypeVar("F", bound=Callable[[Any], Any])
+
+
+class ServiceMethod(Generic[P, R_co, L_co]):
+    """A method that is a service: on its class the `Service` to call, on an instance the method itself."""
+
+    def __init__(self, function: Callable[..., Any], *, name: str | None = None, timeout: float | None = None,
+                 idempotent: bool = False, worker: bool = False) -> None:
+        if isinstance(function, (staticmethod, classmethod)):
+            raise TypeError(f"@service: {function.__func__.__qualname__} is a {type(function).__name__}; a service is a "
+                            "plain method, that gets the node as self")
+        if not callable(function):
+            raise TypeError(f"@service goes on a method, got {function!r}")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(f"@service: {function.__qualname__} is a generator, and services that stream their result "
+                            "are not there yet; return a list")
+        if worker and inspect.iscoroutinefunction(function):
+            raise TypeError(f"@service(worker=True): {function.__qualname__} is async, and runs on the node's loop; "
+                            "leave one of the two out")
+        self.function = function
+        self.name = name or function.__name__
+        self.timeout = None if timeout is None else seconds(timeout)
+        self.idempotent, self.worker = idempotent, worker
+        self._cls = ""
+        self._declared: Declared | None = None
+        self._service: Service[P, R_co] | None = None
+        functools.update_wrapper(self, function)
+
+    @property
+    def __isabstractmethod__(self) -> bool:
+        return bool(getattr(self.function, "__isabstractmethod__", False))
+
+    def __set_name__(self, owner: type, attribute: str) -> None:
+        self._cls = owner.__qualname__
+        try:
+            self.declared()
+        except Unresolved:  # a name that its module defines later: looked up again when it is needed
+            self._declared = None
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any]) -> Service[P, R_co]: ...
+    @overload
+    def __get__(self, instance: object, owner: type[Any]) -> Callable[P, L_co]: ...
+    def __get__(self, instance: object | None, owner: type[Any] | None = None) -> Any:
+        if instance is None:
+            if self._service is None:
+                self._service = self.of_node(None)
+            return self._service
+        bound = self.function.__get__(instance, owner)
+        guard = getattr(instance, "_guarded", None)
+        return bound if guard is None else guard(self.name, bound)
+
+    def of_node(self, node: str | None) -> Service[P, R_co]:
+        """The service, of every provider or of one *node*."""
+        return Service(self.name, node=node, declared=self.declared)
+
+    def declared(self) -> Declared:
+        """What callers know of it.  Raises InvalidAnnotation for annotations that cannot be checked."""
+        if self._declared is None:
+            try:
+                signature = Signature.of(self.function, drop_first=True)
+            except Unresolved:
+                raise
+            except InvalidAnnotation as error:
+                raise InvalidAnnotation(f"service {self._cls}.{self.name}: {error}") from error
+            self._declared = Declared(self._cls, signature, self.timeout)
+        return self._declared
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_declared": None, "_service": None}
+
+
+class _Decorator(Protocol):
+    @overload
+    def __call__(self, f: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]], /) -> ServiceMethod[
+        P, T, Coroutine[Any, Any, T]]: ...
+    @overload
+    def __call__(self, f: Callable[Concatenate[Any, P], T], /) -> ServiceMethod[P, T, T]: ...
+
+
+@overload
+def service(f: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]], /) -> ServiceMethod[
+    P, T, Coroutine[Any, Any, T]]: ...
+@overload
+def service(f: Callable[Concatenate[Any, P], T], /) -> ServiceMethod[P, T, T]: ...
+@overload
+def service(*, name: str | None = ..., timeout: float | None = ..., idempotent: bool = ...,
+            worker: bool = ...) -> _Decorator: ...
+def service(f: Any = None, /, *, name: str | None = None, timeout: float | None = None, idempotent: bool = False,
+            worker: bool = False) -> Any:
+    """Declare a method to be a service of its node.
+
+    A plain method runs inline, alone in its node; an ``async`` one interleaves with others; with
+    *worker* it runs in a thread of the node's and may block.  *name* is what callers find it by, the
+    method's own name by default.  *timeout* is the default for its callers, in seconds.
+    *idempotent* says that running it twice does no harm.
+
+    Raises InvalidAnnotation, when the class is made, for an annotation that cannot be checked, and
+    TypeError for what cannot be a service.
+    """
+    made = functools.partial(ServiceMethod, name=name, timeout=timeout, idempotent=idempotent, worker=worker)
+    return made if f is None else made(f)
+
+
+class Timer:
+    """What `every` puts on a method: its period in seconds."""
+
+    ATTRIBUTE = "__pyzmp_every__"
+
+
+def every(period: float, /) -> Callable[[F], F]:
+    """Declare a method to be called every *period* seconds while its node runs, sync or async.
+
+    The first call comes one period after the start.  Calls keep their rhythm: the time that the
+    method takes does not add to the period, and calls that a slow one has overrun are left out.
+    What it raises is logged, and the timer goes on.
+    """
+    checked = seconds(period, "every()")
+
+    def mark(function: F) -> F:
+        setattr(function, Timer.ATTRIBUTE, checked)
+        return function
+    return mark
+
+
+def methods_of(cls: type) -> dict[str, ServiceMethod[..., Any, Any]]:
+    """The services that *cls* declares or inherits, by attribute."""
+    return {attribute: found for attribute in _attributes(cls)
+            if isinstance(found := inspect.getattr_static(cls, attribute), ServiceMethod)}
+
+
+def marks_of(cls: type, attribute: str) -> tuple[str, ...]:
+    """The marks by which typed callers find a service: one for each class that declares it."""
+    found = (vars(base).get(attribute) for base in cls.__mro__)
+    return tuple(method.declared().mark for method in found if isinstance(method, ServiceMethod))
+
+
+def timers_of(cls: type) -> dict[str, float]:
+    """The timers of *cls*: attribute and period."""
+    return {attribute: getattr(found, Timer.ATTRIBUTE) for attribute in _attributes(cls)
+            if hasattr(found := inspect.getattr_static(cls, attribute), Timer.ATTRIBUTE)}
+
+
+def check_class(cls: type, base: type) -> None:
+    """Raise TypeError for a declaration in *cls* that could not work; *base* is the class whose names are taken."""
+    for attribute, value in vars(cls).items():
+        if isinstance(value, ServiceMethod):
+            if hasattr(base, attribute):
+                raise TypeError(f"service {cls.__qualname__}.{attribute} would hide {base.__name__}.{attribute}; give the "
+                                f"method another name, and callers this one by @service(name={attribute!r})")
+        elif any(isinstance(vars(parent).get(attribute), ServiceMethod) for parent in cls.__mro__[1:]):
+            raise TypeError(f"{cls.__qualname__}.{attribute} overrides a service without being one; put @service on it too")
+
+
+def _attributes(cls: type) -> Iterator[str]:
+    """The names of all attributes, those of base classes first, in the order of their definition."""
+    return iter(dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base)))

@@ -1,0 +1,78 @@
+"""Finding services: by the class that declares them, or by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ParamSpec, TypeVar, overload
+
+from pyzmp import runtime
+from pyzmp.channels.service import Service, by_name
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@overload
+def discover(channel: Service[P, R], /, timeout: float | None = ..., minimum_providers: int = ...) -> Service[P, R]: ...
+@overload
+def discover(channel: str, timeout: float | None = ..., minimum_providers: int = ...) -> Service[..., Any] | None: ...
+def discover(channel: Any, timeout: float | None = None, minimum_providers: int = 1) -> Any:
+    """Find a service that at least *minimum_providers* nodes provide.
+
+    *channel* is a service, such as ``Class.method`` or ``Class.at("node").method``: the same comes
+    back, or UnknownService is raised.  Or it is a name, or ``node/name``: a `Service` without types
+    comes back, or None.  With a *timeout*, in seconds, both wait for the providers; without one they
+    look once.
+    """
+    service = _service(channel)
+    if service.discovered(timeout, minimum_providers):
+        return service
+    return _missing(channel, service)
+
+
+@overload
+async def adiscover(channel: Service[P, R], /, timeout: float | None = ...,
+                    minimum_providers: int = ...) -> Service[P, R]: ...
+@overload
+async def adiscover(channel: str, timeout: float | None = ...,
+                    minimum_providers: int = ...) -> Service[..., Any] | None: ...
+async def adiscover(channel: Any, timeout: float | None = None, minimum_providers: int = 1) -> Any:
+    """As `discover`, for coroutines."""
+    service = _service(channel)
+    if await service.adiscovered(timeout, minimum_providers):
+        return service
+    return _missing(channel, service)
+
+
+def _service(channel: Any) -> Service[..., Any]:
+    return channel if isinstance(channel, Service) else by_name(channel)
+
+
+def _missing(channel: Any, service: Service[..., Any]) -> None:
+    if isinstance(channel, Service):
+        raise service.unknown()
+
+
+class Services(Mapping[str, list[tuple[str, str]]]):
+    """Every service that is provided now: its name, and its providers as (name of the node, address)."""
+
+    def __getitem__(self, name: str) -> list[tuple[str, str]]:
+        providers = by_name(name).providers
+        if not providers:
+            raise KeyError(name)
+        return providers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(runtime.current().facts().services()))
+
+    def __len__(self) -> int:
+        return len(runtime.current().facts().services())
+
+    def __call__(self, *_: object) -> None:
+        raise TypeError("pyzmp.services is the mapping of services; did you mean @pyzmp.service?")
+
+    def __repr__(self) -> str:
+        return "<pyzmp.services>"
+
+
+services = Services()

@@ -1,0 +1,308 @@
+"""Services as their callers hold them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from typing_extensions import Self, deprecated
+
+from pyzmp import runtime
+from pyzmp.channels.call import serving
+from pyzmp.channels.stream import Mapped, Stream
+from pyzmp.exceptions import DeadlockError, MalformedMessage, RemoteError, UnknownService
+from pyzmp.protocol import codec
+from pyzmp.protocol.calls import Ask, Outcome, Result, unknown
+from pyzmp.protocol.deadline import seconds
+from pyzmp.protocol.facts import Provider
+from pyzmp.protocol.schema import Signature
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+
+HOUR = 3600.0  # what pyzmp 0.0.17's timeouts of None and -1 mean here
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What a caller knows of a service from the class that declares it."""
+
+    cls: str  # the qualified name of that class
+    signature: Signature
+    timeout: float | None = None
+
+    @property
+    def mark(self) -> str:
+        """What providers announce for each class that declares the service, to be told from others of the same name."""
+        return f"{self.cls}:{self.signature.fingerprint}"
+
+
+class Service(Generic[P, R_co]):
+    """A service, for its callers: every live provider of it, or that of one node.
+
+    A lazy value without sockets: it can be kept, sent to other processes, and used by any thread.
+    Calls go to the live providers in turn.  A call ends with its result or with an error of
+    `pyzmp.exceptions`, at the latest when its timeout (5 s by default) is over; a call that is made
+    inside a service ends with the call that it serves.  Errors that the service raised keep their type
+    where the caller has it.
+    """
+
+    def __init__(self, name: str, *, node: str | None = None, declared: Callable[[], Declared] | None = None) -> None:
+        self.name = name
+        self.node = node
+        self._declaration = declared
+        self._timeout: float | None = None
+        self._wait = False
+        self._seen: tuple[Provider, ...] | None = None
+        self._targets: list[runtime.Target] = []
+        self._turn = random.randrange(1 << 16)
+
+    # Calling.
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Call the service and block until it has answered.
+
+        Raises DeadlockError at once where the answer would have to come from the loop that blocks.
+        """
+        target, ask = self._prepare(args, kwargs, self._awaited())
+        here = runtime.current()
+        if here.runs(target):
+            raise DeadlockError(f"a blocking call of {self.name}() of {target.node!r} on the very loop that serves it "
+                                f"would never end; write await ….acall(…)", service=self.name, node=target.node)
+        return self._finish(here.ask(target, ask))  # type: ignore[no-any-return]
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R_co]:
+        """Begin a call; its future.
+
+        Arguments that do not fit, and a service that nobody provides, raise here.  Callbacks of the
+        future run in a thread of pyzmp's and must not block.
+        """
+        target, ask = self._prepare(args, kwargs, self._awaited())
+        future = CallFuture(self._finish)
+        runtime.current().submit(target, ask, future.settle)
+        return future
+
+    async def acall(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Call the service and await the answer."""
+        began = time.monotonic()
+        await runtime.current().alook()
+        if self._wait and not self.found():
+            await self.adiscovered(self._limit()[1])
+        target, ask = self._prepare(args, kwargs, began)
+        return self._finish(await runtime.current().acall(target, ask))  # type: ignore[no-any-return]
+
+    def map(self, *iterables: Iterable[Any]) -> Stream[R_co]:
+        """Call the service once for each set of arguments; the results, in order, for ``for`` or ``async for``.
+
+        Arguments are taken as by the built-in `map`, as the results are taken.  Many calls are under
+        way at once, over all providers; each has its own deadline, from when it is sent.
+        """
+        return Mapped(self.submit, iter(zip(*iterables)))
+
+    def with_options(self, *, timeout: float | None = None, wait: bool | None = None) -> Self:
+        """The same service with other options for its calls.
+
+        *timeout* is how long a call may take, in seconds.  With *wait*, a call waits for a provider
+        where there is none, within its timeout.
+        """
+        other = self._copy()
+        if timeout is not None:
+            other._timeout = seconds(timeout)
+        if wait is not None:
+            other._wait = wait
+        return other
+
+    @deprecated("pyzmp 0.0.17's spelling: write service(...)", category=None)
+    def call(self, args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None, node: str | None = None,
+             send_timeout: float | None = 1000, recv_timeout: float | None = 5000, zmq_ctx: Any = None) -> Any:
+        """Call the service as pyzmp 0.0.17 did: *args* a tuple, *kwargs* a dict, the timeouts in milliseconds.
+
+        *recv_timeout* is the whole call's; *send_timeout* is how long it may wait for a provider, None
+        or -1 an hour for either.  *node* is the provider to ask.  *zmq_ctx* is not needed any more.
+        """
+        if not isinstance(args, (tuple, list, type(None))) or not isinstance(kwargs, (dict, type(None))):
+            shown = args if kwargs is None else kwargs
+            raise TypeError(f"Service.call() takes a tuple of arguments and a dict of keywords, got {shown!r}; "
+                            f"write service({shown!r}), or service.call(({shown!r},))")
+        other = self._copy(node=node if node is not None else self.node)
+        other._timeout = _milliseconds(recv_timeout)
+        if not other.found() and node is None:
+            other.discovered(min(_milliseconds(send_timeout), other._timeout))
+        return other(*(args or ()), **(kwargs or {}))  # type: ignore[call-arg]
+
+    # Who provides it.
+
+    @property
+    def providers(self) -> list[tuple[str, str]]:
+        """The live providers, as (name of the node, its address)."""
+        return [(target.node, target.shown) for target in self.found()]
+
+    @staticmethod
+    def discover(name: str, timeout: float | None = None, minimum_providers: int = 1) -> Service[..., Any] | None:
+        """As `pyzmp.discover` with a name."""
+        return discover_by_name(name, timeout, minimum_providers)
+
+    def found(self) -> list[runtime.Target]:
+        """The live providers as this process knows them, without waiting but for its very first look."""
+        here = runtime.current()
+        providers = here.facts().providers(self.name)
+        if providers is not self._seen:
+            self._targets = [here.target(node) for node, fact in providers if self._fits(node.name, fact.classes)]
+            self._seen = providers
+        return self._targets
+
+    def discovered(self, timeout: float | None, minimum_providers: int = 1) -> bool:
+        """Wait until so many provide it, at most *timeout* seconds; whether they do."""
+        enough = self._enough(minimum_providers)
+        return enough() or (timeout is not None and runtime.current().wait_until(enough, seconds(timeout)))
+
+    async def adiscovered(self, timeout: float | None, minimum_providers: int = 1) -> bool:
+        """As `discovered`, in a coroutine."""
+        enough = self._enough(minimum_providers)
+        await runtime.current().alook()
+        return enough() or (timeout is not None and await runtime.current().await_until(enough, seconds(timeout)))
+
+    def unknown(self) -> UnknownService:
+        """The error that nobody provides this service, with what is known instead."""
+        here = runtime.current()
+        facts = here.facts()
+        others = facts.providers(self.name)
+        where = f"in domain {here.settings.domain!r} ({len(facts.nodes())} nodes known)"
+        if self.node is not None and facts.node(self.node) is None:
+            names = [node.name for node in facts.nodes()]
+            text = unknown(self.node, names, where).replace("nobody provides", "there is no node", 1)
+        elif self.node is not None and not any(node.name == self.node for node, _ in others):
+            text = unknown(self.name, [fact.name for fact in facts.services_of(self.node)], f"in node {self.node!r}")
+        elif others:
+            signatures = ", ".join(sorted({f"{fact.name}{fact.text} of {node.cls}" for node, fact in others}))
+            text = f"nobody provides {self!r} {where}; of the same name there is {signatures}"
+        else:
+            text = unknown(self.name, list(facts.services()), where)
+        return UnknownService(text, service=self.name, node=self.node)
+
+    def __repr__(self) -> str:
+        shown = self._declaration().signature.text if self._declaration is not None else "(...)"
+        nodes = sorted({target.node for target in self._targets} | ({self.node} if self.node else set()))
+        return f"<Service {self.name}{shown}{': ' if nodes else ''}{', '.join(nodes)}>"
+
+    # How.
+
+    def _awaited(self) -> float:
+        """Wait for a provider where that is wanted; the moment from which the call's time counts."""
+        began = time.monotonic()
+        if self._wait and not self.found():
+            self.discovered(self._limit()[1])
+        return began
+
+    def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any], began: float) -> tuple[runtime.Target, Ask]:
+        """Check what the caller can know; whom to ask and what."""
+        timeout, left = self._limit()
+        targets = self.found()
+        if not targets:
+            raise self.unknown()
+        if self._declaration is not None:
+            self._declaration().signature.check(self.name, args, kwargs)
+        body, buffers = codec.encode([list(args), kwargs], "arguments")
+        self._turn = turn = self._turn + 1
+        target = targets[turn % len(targets)]
+        return target, Ask(target.node, self.name, body, buffers, began + left, timeout, target.incarnation)
+
+    def _limit(self) -> tuple[float, float]:
+        """The timeout of a call, and what is left of it inside the call that is being served here."""
+        timeout = self._timeout
+        if timeout is None and self._declaration is not None:
+            timeout = self._declaration().timeout
+        if timeout is None:
+            timeout = runtime.current().settings.timeout
+        outer = serving.get()
+        return timeout, timeout if outer is None else max(min(timeout, outer.remaining), 1e-3)
+
+    def _finish(self, outcome: Outcome) -> Any:
+        """The result, or its error raised, in the caller's own thread."""
+        if not isinstance(outcome, Result):
+            raise outcome
+        try:
+            value = codec.decode(outcome.body, outcome.buffers)
+        except MalformedMessage as error:
+            raise RemoteError("MalformedMessage", f"the result of {self.name}() could not be read: {error}",
+                              service=self.name) from error
+        return value if self._declaration is None else self._declaration().signature.convert_result(self.name, value)
+
+    def _fits(self, node: str, marks: tuple[str, ...]) -> bool:
+        if self.node is not None and node != self.node:
+            return False
+        return self._declaration is None or self._declaration().mark in marks
+
+    def _enough(self, count: int) -> Callable[[], bool]:
+        return lambda: len(self.found()) >= count
+
+    def _copy(self, **changes: Any) -> Self:
+        other = type(self)(self.name, node=changes.get("node", self.node), declared=self._declaration)
+        other._timeout, other._wait = self._timeout, self._wait
+        return other
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if name in ("name", "node"):  # 0.0.17 lets a service be renamed
+            self._seen = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_seen": None, "_targets": []}
+
+
+class CallFuture(Future[Any]):
+    """The future of a call: its result is decoded by whoever asks for it."""
+
+    def __init__(self, finish: Callable[[Outcome], Any]) -> None:
+        super().__init__()
+        self._finish_call = finish
+
+    def settle(self, outcome: Outcome) -> None:
+        """Take the outcome, unless the caller has cancelled; called once, by the thread that it came to."""
+        if self.set_running_or_notify_cancel():
+            if isinstance(outcome, Result):
+                self.set_result(outcome)
+            else:
+                self.set_exception(outcome)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """As `concurrent.futures.Future.result`."""
+        value = super().result(timeout)
+        if isinstance(value, Result):
+            value = self._result = self._finish_call(value)
+        return value
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As `concurrent.futures.Future.exception`; a result that cannot be decoded is an error here too."""
+        error = super().exception(timeout)
+        if error is None:
+            try:
+                self.result(0)
+            except Exception as undecodable:
+                return undecodable
+        return error
+
+
+def discover_by_name(name: str, timeout: float | None = None, minimum_providers: int = 1) -> Service[..., Any] | None:
+    """The service *name*, or ``node/name``, once so many provide it; None where they do not."""
+    found = by_name(name)
+    return found if found.discovered(timeout, minimum_providers) else None
+
+
+def by_name(name: str) -> Service[..., Any]:
+    """The service that *name* means: of every provider, or ``node/name`` for that of one node."""
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"discover() takes a service such as Class.method, or the name of one, got {name!r}")
+    node, _, attribute = name.rpartition("/")
+    return Service(attribute, node=node or None)
+
+
+def _milliseconds(timeout: float | None) -> float:
+    return HOUR if timeout is None or timeout == -1 else seconds(timeout / 1000)
+
+

@@ -1,0 +1,290 @@
+"""One loop's listeners, and the nodes that live on it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyzmp.channels.call import Call, serving
+from pyzmp.exceptions import CannotTravel, InvalidCall, MalformedMessage
+from pyzmp.protocol import codec, failure
+from pyzmp.protocol.calls import Callee, refuse, unknown
+from pyzmp.protocol.envelope import Code, Failure, Parcel, Reply, Request
+from pyzmp.protocol.schema import Signature
+from pyzmp.runtime import Runtime
+from pyzmp.transport.loop import Peer, Server
+
+WORKERS = 64  # calls of worker services that one node runs at once; more wait
+
+log = logging.getLogger("pyzmp.node")
+
+
+@dataclass(frozen=True, slots=True)
+class Provided:
+    """A service as its node holds it."""
+
+    name: str
+    function: Callable[..., Any]
+    signature: Signature
+    marks: tuple[str, ...] = ()
+    worker: bool = False
+
+
+class Workers:
+    """The threads in which a node's worker services run: made as they are needed, and never waited for at exit."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._idle = 0
+        self._threads = 0
+
+    def submit(self, work: Callable[[], object]) -> None:
+        """Have *work* run in one of the threads."""
+        with self._lock:
+            fresh = not self._idle and self._threads < WORKERS
+            self._threads += fresh
+            self._idle -= bool(self._idle)
+        self._work.put(work)
+        if fresh:
+            threading.Thread(target=self._run, name=f"{self._name}-worker-{self._threads}", daemon=True).start()
+
+    def close(self) -> None:
+        """Let the threads end once they have done what they have."""
+        for _ in range(self._threads):
+            self._work.put(None)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+            with self._lock:
+                self._idle += 1
+
+
+@dataclass(slots=True, eq=False)
+class Guest:
+    """A node on a host: its services, and what of them is running."""
+
+    name: str
+    context: contextvars.Context
+    services: dict[str, Provided] = field(default_factory=dict)
+    incarnation: tuple[int, int] = (0, 0)
+    leaving: bool = False
+    running: set[object] = field(default_factory=set)
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    turned: Callable[[], object] | None = None
+    workers: Workers | None = None
+
+    def __post_init__(self) -> None:
+        self.idle.set()
+
+    def begin(self, work: object) -> None:
+        """Note that a call runs beside the loop's turn."""
+        self.running.add(work)
+        self.idle.clear()
+
+    def ended(self, work: object) -> None:
+        """Note that it has ended."""
+        self.running.discard(work)
+        if not self.running:
+            self.idle.set()
+
+
+class Host:
+    """What one asyncio loop shares among the nodes that live on it.  Used in the loop's own thread.
+
+    All of them are reached through one server, but those that have an address of their own.
+    """
+
+    def __init__(self, runtime: Runtime, loop: asyncio.AbstractEventLoop) -> None:
+        self.runtime = runtime
+        self.loop = loop
+        self.name = runtime.register(loop)
+        self.server = self._serve()
+        self.guests: dict[str, Guest] = {}
+        self.own: dict[str, Server] = {}
+        self._shared: list[str] = []
+
+    @classmethod
+    def of(cls, runtime: Runtime, loop: asyncio.AbstractEventLoop) -> Host:
+        """The host of *loop*, which is the running one; made now where it has none."""
+        host: Host | None = runtime.hosts.get(loop)
+        if host is None:
+            host = runtime.hosts[loop] = cls(runtime, loop)
+        return host
+
+    def _serve(self) -> Server:
+        return Server(self.runtime.context, self.loop, self.name, on_parcel=self._arrived, on_open=self._greeted)
+
+    def add(self, guest: Guest) -> None:
+        """Let a node live here; it serves from now on."""
+        self.guests[guest.name] = guest
+
+    def bind(self, guest: Guest, address: str | None, *, shared: bool, insecure: bool) -> list[str]:
+        """Make *guest* reachable: at *address*, or where all are; the addresses in full.
+
+        A node that has the loop for itself gives the loop its address.
+        """
+        if address is not None:
+            server = self.own[guest.name] = self._serve()
+            return [server.bind(address, insecure=insecure)]
+        if not self._shared:
+            self._shared = [self.server.bind(place) for place in self.runtime.places(self.name, "" if shared else guest.name)]
+        return self._shared
+
+    async def remove(self, guest: Guest, drain: float) -> None:
+        """Take a node away: new calls are refused, those that run may end within *drain* seconds."""
+        guest.leaving = True
+        try:
+            await asyncio.wait_for(guest.idle.wait(), drain)
+        except (asyncio.TimeoutError, TimeoutError):
+            log.warning("%s: %d calls were still running when it stopped", guest.name, len(guest.running))
+        for work in list(guest.running):
+            if isinstance(work, asyncio.Task):
+                work.cancel()
+        if guest.workers is not None:
+            guest.workers.close()
+        if self.guests.get(guest.name) is guest:
+            del self.guests[guest.name]
+        if guest.name in self.own:
+            self.own.pop(guest.name).close()
+        if not self.guests:
+            self.close()
+
+    def close(self) -> None:
+        """Stop listening, and leave the loop."""
+        self.server.close()
+        self.runtime.unregister(self.name)
+        if self.runtime.hosts.get(self.loop) is self:
+            del self.runtime.hosts[self.loop]
+
+    # Calls.
+
+    def _greeted(self, peer: Peer) -> None:
+        peer.state = Callee()
+
+    def _arrived(self, peer: Peer, parcel: Parcel) -> None:
+        request = parcel.message
+        callee = peer.state
+        if not isinstance(request, Request) or not isinstance(callee, Callee):
+            self.server.blame(("", peer.key), f"a {type(request).__name__}, which is not for a node")
+            return
+        if callee.fresh(request):
+            self._serve_call(peer, request, parcel)
+
+    def _serve_call(self, peer: Peer, request: Request, parcel: Parcel) -> None:
+        guest = self.guests.get(request.node)
+        refusal = self._refusal(request, guest)
+        if refusal is not None or guest is None:
+            peer.send(refusal or Failure(request.call, Code.REFUSED))
+            return
+        if guest.turned is not None:
+            guest.turned()
+        provided = guest.services[request.service]
+        try:
+            args, kwargs = provided.signature.bind(provided.name, *_arguments(parcel))
+        except (InvalidCall, MalformedMessage) as error:
+            peer.send(refuse(request.call, Code.INVALID_CALL, str(error)))
+            return
+        context = guest.context.copy()
+        context.run(serving.set, Call(guest.name, provided.name, peer.hello.caller, time.monotonic() + request.remaining))
+        if provided.worker:
+            self._work(peer, request, guest, provided, lambda: context.run(provided.function, *args, **kwargs))
+            return
+        try:
+            value = context.run(provided.function, *args, **kwargs)
+        except (Exception, SystemExit) as error:
+            peer.send(_failed(request, error))
+            return
+        if inspect.iscoroutine(value):
+            self._go_on(peer, request, guest, provided, context.run(self.loop.create_task, value))
+        else:
+            _reply(peer, request, provided, value)
+
+    def _refusal(self, request: Request, guest: Guest | None) -> Failure | None:
+        """Why a call is not begun, or None."""
+        if guest is None:
+            return refuse(request.call, Code.REFUSED, f"there is no node {request.node!r} here any more")
+        if request.incarnation not in ((0, 0), guest.incarnation):
+            return refuse(request.call, Code.REFUSED, f"{guest.name!r} was started again since; ask it anew")
+        if guest.leaving:
+            return refuse(request.call, Code.REFUSED, f"{guest.name!r} is shutting down")
+        if request.service not in guest.services:
+            return refuse(request.call, Code.UNKNOWN_SERVICE,
+                          unknown(request.service, guest.services, f"in node {guest.name!r}"))
+        if not request.remaining > 0:
+            return refuse(request.call, Code.REFUSED, f"{request.service}() of {guest.name!r} came after its deadline")
+        return None
+
+    def _go_on(self, peer: Peer, request: Request, guest: Guest, provided: Provided, task: asyncio.Task[Any]) -> None:
+        """Answer an async service once it has ended."""
+        guest.begin(task)
+
+        def ended(_: object) -> None:
+            guest.ended(task)
+            if task.cancelled():
+                peer.send(_failed(request, asyncio.CancelledError("cancelled in the node")))
+            elif (error := task.exception()) is not None:
+                peer.send(_failed(request, error))
+            else:
+                _reply(peer, request, provided, task.result())
+        task.add_done_callback(ended)
+
+    def _work(self, peer: Peer, request: Request, guest: Guest, provided: Provided, work: Callable[[], Any]) -> None:
+        """Run a service in a thread of the node's, and answer from the loop."""
+        if guest.workers is None:
+            guest.workers = Workers(guest.name)
+        token = object()
+        guest.begin(token)
+
+        def ended(value: Any, error: BaseException | None) -> None:
+            guest.ended(token)
+            if error is not None:
+                peer.send(_failed(request, error))
+            else:
+                _reply(peer, request, provided, value)
+
+        def run() -> None:
+            value, error = None, None
+            try:
+                value = work()
+            except BaseException as raised:
+                error = raised
+            try:
+                self.loop.call_soon_threadsafe(ended, value, error)
+            except RuntimeError:
+                log.warning("%s() of %s ended after its node had stopped", provided.name, guest.name)
+        guest.workers.submit(run)
+
+
+def _arguments(parcel: Parcel) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a request.  Raises MalformedMessage."""
+    value = codec.decode(getattr(parcel.message, "body", b""), parcel.buffers)
+    if (isinstance(value, list) and len(value) == 2 and isinstance(value[0], list) and isinstance(value[1], dict)
+            and all(isinstance(name, str) for name in value[1])):
+        return value[0], value[1]
+    raise MalformedMessage("the arguments of a call are a list and a map of names")
+
+
+def _reply(peer: Peer, request: Request, provided: Provided, value: Any) -> None:
+    try:
+        provided.signature.check_result(provided.name, value)
+        body, buffers = codec.encode(value, f"the result of {provided.name}()")
+    except (CannotTravel, TypeError, ValueError) as error:
+        peer.send(_failed(request, error))
+    else:
+        peer.send(Reply(request.call, body, len(buffers)), buffers)
+
+
+def _failed(request: Request, error: BaseException) -> Failure:
+    return Failure(request.call, Code.RAISED, executed=True,
+                   body=failure.describe(error, node=request.node, service=request.service))

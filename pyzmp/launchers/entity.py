@@ -1,0 +1,152 @@
+"""Bodies as tasks on an asyncio loop of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any
+
+from pyzmp.exceptions import StartError
+from pyzmp.launchers.base import Body, Control, Handle, Launcher, NotReady, living
+
+log = logging.getLogger("pyzmp.launchers")
+
+
+class EntityControl(Control):
+    """What an entity's body gets."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.answer: Future[Any] = Future()
+
+    def ready(self, value: Any = True) -> None:
+        self.answer.set_result(value)
+
+
+class EntityHandle(Handle):
+    """A task on a loop.  Its exit code is the body's status, 0 for None, or 1 after an exception."""
+
+    def __init__(self, body: Body, name: str, loop: asyncio.AbstractEventLoop) -> None:
+        self.ident = os.getpid()
+        self._loop = loop
+        self._control = EntityControl(name)
+        self._status: int | None = None
+        self._ended = threading.Event()
+        self._aended: asyncio.Event | None = None
+        self._task: asyncio.Task[None] | None = None
+        if asyncio._get_running_loop() is loop:
+            self._begin(body)
+        else:
+            loop.call_soon_threadsafe(self._begin, body)
+
+    def _begin(self, body: Body) -> None:
+        self._aended = asyncio.Event()
+        self._task = self._loop.create_task(self._run(body))
+
+    async def _run(self, body: Body) -> None:
+        status: int | None = 1
+        try:
+            # An entity's body gives the coroutine that is the entity.
+            coroutine: Coroutine[Any, Any, int | None] = body(self._control)  # type: ignore[assignment]
+            status = await coroutine
+        except asyncio.CancelledError:
+            self._fail(StartError(f"{self._control.name!r} was cancelled before it was ready"))
+        except BaseException as error:
+            if self._control.answer.done():
+                log.exception("%r failed", self._control.name)
+            else:
+                self._fail(error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._status = 0 if status is None else int(status) if isinstance(status, int) else 1
+            self._fail(StartError(f"{self._control.name!r} ended with exit code {self._status} before it was ready"))
+            living.discard(self)
+            self._ended.set()
+            if self._aended is not None:
+                self._aended.set()
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._control.answer.done():
+            self._control.answer.set_exception(error)
+
+    def _here(self) -> bool:
+        return asyncio._get_running_loop() is self._loop
+
+    def wait_ready(self, timeout: float) -> Any:
+        """As promised; raises RuntimeError on the entity's own loop, which could then not start it."""
+        if self._here():
+            raise RuntimeError(f"{self._control.name!r} is started on the loop that runs here; write await node.astart()")
+        try:
+            return self._control.answer.result(timeout)
+        except (FutureTimeoutError, TimeoutError):
+            if self._control.answer.done():
+                raise  # the entity's own
+            raise NotReady(f"{self._control.name!r} was not ready within {timeout:g} s") from None
+
+    async def await_ready(self, timeout: float) -> Any:
+        """As `wait_ready`, on the running loop."""
+        ready = asyncio.wrap_future(self._control.answer)
+        done, _ = await asyncio.wait({ready}, timeout=timeout)
+        if not done:
+            raise NotReady(f"{self._control.name!r} was not ready within {timeout:g} s")
+        return ready.result()
+
+    def request_stop(self) -> None:
+        self._control.request_stop()
+
+    def terminate(self) -> None:
+        """Cancels the task: as far as one can go with an entity."""
+        self.request_stop()
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    kill = terminate
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Waits as promised; on the entity's own loop, or where that is closed, it does not wait."""
+        over = None if timeout is None else time.monotonic() + timeout
+        while not self._ended.is_set() and not self._here() and not self._loop.is_closed():
+            left = 0.5 if over is None else min(0.5, over - time.monotonic())
+            if left <= 0:
+                break
+            self._ended.wait(left)
+        return self._ended.is_set() or self._loop.is_closed()
+
+    async def ajoin(self) -> None:
+        """Waits on the running loop until it has ended."""
+        if self._here() and self._aended is not None:
+            await self._aended.wait()
+        else:
+            await asyncio.get_running_loop().run_in_executor(None, self.join)
+
+    @property
+    def exitcode(self) -> int | None:
+        if self._status is None and self._loop.is_closed():
+            return 1
+        return self._status if self._ended.is_set() else None
+
+
+class EntityLauncher(Launcher):
+    """Runs bodies as tasks of *loop*.  A body gives a coroutine, which is the entity's whole life."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def launch(self, body: Body, *, name: str, daemon: bool = False, authkey: bytes | None = None,
+               open_in: str = "the body") -> EntityHandle:
+        """As promised by `Launcher`; an entity takes everything, so only ``body`` and ``name`` matter."""
+        handle = EntityHandle(body, name, self._loop)
+        living.add(handle)
+        return handle

@@ -1,0 +1,112 @@
+"""What is carried to a new process: pickled by reference where the child can import it, by value elsewhere.
+
+This is local and trusted: bytes made here go through a pipe to our own child, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from collections import ChainMap
+from collections.abc import Iterator
+from multiprocessing.reduction import ForkingPickler
+from types import FunctionType
+from typing import Any, ClassVar
+
+import cloudpickle
+
+from pyzmp.exceptions import StartError
+
+
+class Unsendable(StartError, TypeError):
+    """Something that the body needs cannot be sent to another process; the text names it, and the ways out."""
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """cloudpickle's, which also takes what multiprocessing can hand to a child: its locks, queues and connections."""
+
+    dispatch_table: ClassVar[Any] = ChainMap(cloudpickle.Pickler.dispatch_table,
+                                             ForkingPickler._extra_reducers)  # type: ignore[attr-defined]
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        self._by_value: dict[str, bool] = {}
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, (type, FunctionType)) and self._goes_by_value(obj.__module__):
+            module = sys.modules[obj.__module__]
+            cloudpickle.register_pickle_by_value(module)
+            try:
+                return super().reducer_override(obj)
+            finally:
+                cloudpickle.unregister_pickle_by_value(module)
+        synchronize = sys.modules.get("multiprocessing.synchronize")
+        if synchronize is not None and isinstance(obj, synchronize.SemLock) and obj._semlock.name is None:
+            # Up to Python 3.10 multiprocessing itself fails in the child only.
+            raise TypeError("it belongs to multiprocessing's fork context; make it with "
+                            "multiprocessing.get_context('forkserver') instead")
+        return super().reducer_override(obj)
+
+    def _goes_by_value(self, name: str | None) -> bool:
+        if name is None or name not in sys.modules or name == "__main__":  # cloudpickle knows what to do
+            return False
+        if name not in self._by_value:
+            self._by_value[name] = not _importable(name)
+        return self._by_value[name]
+
+
+def _importable(name: str) -> bool:
+    """Whether a process with our sys.path would import this loaded module from where we have it."""
+    ours = getattr(sys.modules[name], "__file__", None)
+    if ours is None:
+        return True  # built in, or a namespace
+    path = None
+    for end in (*(at for at, letter in enumerate(name) if letter == "."), len(name)):
+        specs = (finder.find_spec(name[:end], path) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+        spec = next((spec for spec in specs if spec is not None), None)
+        if spec is None:
+            return False
+        path = spec.submodule_search_locations
+    return spec is None or spec.origin in (None, ours) or not spec.has_location
+
+
+def dumps(body: Any, *, name: str, open_in: str) -> bytes:
+    """Pickles the body of ``name``, in the spawning context of the process that it is for.  Raises Unsendable."""
+    try:
+        return _dumps(body)
+    except Exception as error:  # whatever a __reduce__ raises
+        owner = getattr(body, "__self__", body)
+        what = next(_blamed(owner), f"something that {type(owner).__qualname__} uses")
+        raise Unsendable(f"cannot start {name!r}: {what} cannot be sent to a process; open it in {open_in}, "
+                         f"or carry it with start_method='fork' ({_reason(error)})") from error
+
+
+def _dumps(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    _Pickler(buffer).dump(value)
+    return buffer.getvalue()
+
+
+def _reason(error: Exception) -> str:
+    return str(error).split("\n")[0] or type(error).__name__
+
+
+def _blamed(owner: Any) -> Iterator[str]:
+    """Names the attributes of ``owner`` that cannot be pickled."""
+    state = owner.__getstate__() if hasattr(owner, "__getstate__") else getattr(owner, "__dict__", None)
+    for key, value in (state if isinstance(state, dict) else {}).items():
+        for path, part in _unpicklable(key.lstrip("_"), value, 3):
+            yield f"attribute {path!r} ({type(part).__name__})"
+
+
+def _unpicklable(path: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
+    try:
+        _dumps(value)
+    except Exception:
+        items: Any = value.items() if isinstance(value, dict) else ()
+        if isinstance(value, (list, tuple)):
+            items = enumerate(value)
+        for key, item in items if depth else ():
+            yield from _unpicklable(f"{path}[{key!r}]", item, depth - 1)
+        yield path, value

@@ -1,0 +1,417 @@
+"""Nodes: they have a name, declare channels, and live on a loop that a launcher starts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+from msgspec.structs import replace
+from typing_extensions import Self
+
+from pyzmp import runtime
+from pyzmp.channels.call import running_node
+from pyzmp.channels.declare import ServiceMethod, check_class, marks_of, methods_of, timers_of
+from pyzmp.coprocess import DRAIN, START, CoProcess
+from pyzmp.exceptions import StartError
+from pyzmp.host import Guest, Host, Provided
+from pyzmp.launchers.base import Control, Handle, Launcher, NotReady, end
+from pyzmp.launchers.entity import EntityControl, EntityHandle, EntityLauncher
+from pyzmp.launchers.thread import ThreadLauncher
+from pyzmp.protocol.facts import Fact, NodeFact, Position, ServiceFact
+from pyzmp.protocol.schema import Signature
+from pyzmp.registry.domain import check_node_name
+
+Kind = Literal["process", "thread", "entity"]
+R = TypeVar("R")
+
+UPDATE = 0.1  # seconds between two calls of an update, at most
+WITHDRAWN = 6.0  # seconds in which the registry has noticed that a node which was killed is gone
+
+log = logging.getLogger("pyzmp.node")
+
+
+class Node(CoProcess):
+    """A code-executing entity with a name, that serves calls.
+
+    Subclasses declare services with ``@service``, timers with ``@every``, and override `on_start` and
+    `on_stop`.  ``kind`` says where an instance lives: in a ``"process"`` of its own, in a ``"thread"``,
+    or as an ``"entity"`` on an asyncio loop that it shares; it is settable before the start.
+
+    ``__init__`` runs where the instance is made; a process gets a copy.  What belongs to the node,
+    such as devices and connections, is opened in `on_start`.
+
+    *socket_bind* is an address of the node's own, such as ``tcp://127.0.0.1:4242``; by default it is
+    reached through the socket of its loop.  Beyond loopback it needs *insecure* to be true.
+    *context_manager*, *args*, *kwargs* and *loop_target* (in the place of `update`) are as in `CoProcess`.
+    """
+
+    kind: Kind = "process"
+    _open_in = "on_start"
+
+    def __init__(self, name: str | None = None, socket_bind: str | None = None, context_manager: Any = None,
+                 loop_target: Callable[..., Any] | None = None, args: tuple[Any, ...] | None = None,
+                 kwargs: dict[str, Any] | None = None, *, kind: Kind | None = None, start_method: str | None = None,
+                 insecure: bool = False) -> None:
+        super().__init__(name, context_manager, loop_target, args, kwargs, start_method=start_method)
+        check_node_name(self.name)
+        if kind is not None:
+            self.kind = kind
+        self._socket_bind, self._insecure = socket_bind, insecure
+        self._provided: dict[str, Callable[..., Any]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        check_class(cls, Node)
+
+    # What subclasses override.
+
+    def on_start(self) -> Awaitable[None] | None:
+        """Called in the node, before it serves; may be ``async``.  What it raises comes out of `start`."""
+
+    def on_stop(self) -> Awaitable[None] | None:
+        """Called in the node once it serves no more; may be ``async``."""
+
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        """Called in the node after each turn of its loop that brought calls, and at least every 100 ms.
+
+        It gets the keyword ``timedelta``, the seconds since the last call.  Returning something other
+        than None ends the node with that status.  Where it is not overridden nobody wakes up for it.
+        """
+
+    # What callers and owners do.
+
+    @classmethod
+    def at(cls, node: str, /) -> type[Self]:
+        """This class's channels, of the one node of that name: ``Class.at("name").method(…)``."""
+        return cast("type[Self]", At(cls, node))
+
+    def provides(self, callable: Callable[..., Any], service_name: str | None = None) -> None:
+        """Offer a function or method as a service, under its own name or *service_name*; also while the node runs.
+
+        A method keeps the object that it is bound to.  A callable without a signature is not checked.
+        """
+        name = service_name or getattr(callable, "__name__", None)
+        if not builtin_callable(callable) or not name:
+            raise TypeError(f"provides() takes a callable, with a service_name where it has no name, got {callable!r}")
+        Signature.of(callable, drop_first=False)
+        self._provided[name] = callable
+        self._tell("provide", name)
+
+    def withholds(self, name: str | Callable[..., Any]) -> None:
+        """Take back what `provides` offered, by its name or the callable; also while the node runs."""
+        known = [offered for offered, provided in self._provided.items() if name in (offered, provided)]
+        for offered in known:
+            del self._provided[offered]
+            self._tell("withhold", offered)
+        if not known:
+            raise ValueError(f"{self.name!r} does not provide {name!r}; it provides {sorted(self._provided)}")
+
+    def start(self, timeout: float | None = None) -> Any:
+        """Start the node, and return its address once it is ready and in this process's view of the graph.
+
+        False once *timeout* seconds are over; what was begun is ended then.  Without one StartError is
+        raised after 30 s.  Raises what the node's hooks raised, NodeExists, InvalidAddress and
+        AddressInUse.  A running node is shut down and started again, under the same address.
+        """
+        self._check_kind()
+        if self.kind == "process":
+            runtime.current().begin_registry()  # while the process is started
+        return self._seen(super().start(timeout))
+
+    async def astart(self, timeout: float | None = None) -> Any:
+        """As `start`, in a coroutine; an entity then lives on the running loop."""
+        self._check_kind()
+        if self.kind != "entity":
+            return await _in_thread(self.start, timeout)
+        await self.ashutdown()
+        life = self._life
+        life.ready, life.here = False, None
+        handle = life.handle = EntityLauncher(asyncio.get_running_loop()).launch(self._live, name=self.name)
+        try:
+            value = await handle.await_ready(START if timeout is None else timeout)
+        except NotReady:
+            await self._abandon(handle)
+            if timeout is None:
+                raise StartError(f"{self.name!r} was not ready within {START:g} s of its start and was ended; pass a "
+                                 "timeout to astart() to wait for longer") from None
+            return False
+        except BaseException:
+            await self._abandon(handle)
+            raise
+        life.ready = True
+        return value[0]
+
+    async def _abandon(self, handle: EntityHandle) -> None:
+        handle.terminate()
+        await handle.ajoin()
+
+    def shutdown(self, join: bool = True, timeout: float | None = None) -> int | None:
+        """Stop the node: new calls are refused, running ones may end; then it is gone, with all that it holds.
+
+        Returns its exit code; None if it was never started.  *timeout* bounds it, in seconds.  Called
+        again it returns the same code.
+        """
+        was = self.is_alive()
+        status = super().shutdown(join, timeout)
+        if was and join:
+            self._gone()
+        return status
+
+    async def ashutdown(self, join: bool = True, timeout: float | None = None) -> int | None:
+        """As `shutdown`, in a coroutine."""
+        handle = self._life.handle
+        if not isinstance(handle, EntityHandle):
+            return await _in_thread(self.shutdown, join, timeout)
+        handle.request_stop()
+        if join:
+            try:
+                await asyncio.wait_for(asyncio.shield(handle.ajoin()), (2 * DRAIN) if timeout is None else timeout)
+            except (asyncio.TimeoutError, TimeoutError):
+                handle.terminate()
+                await handle.ajoin()
+        return handle.exitcode
+
+    async def ajoin(self) -> None:
+        """Wait, in a coroutine, until the node has ended."""
+        handle = self._life.handle
+        if isinstance(handle, EntityHandle):
+            await handle.ajoin()
+        else:
+            await _in_thread(self.join)
+
+    async def __aenter__(self) -> Self:
+        if not self.is_alive():
+            await self.astart()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.ashutdown()
+
+    def __repr__(self) -> str:
+        return super().__repr__().replace(" process ", f" {self.kind} ", 1)
+
+    # In the starter.
+
+    def _launcher(self) -> Launcher:
+        if self.kind == "thread":
+            return ThreadLauncher()
+        if self.kind == "entity":
+            return EntityLauncher(runtime.current().entity_loop().loop)
+        return super()._launcher()
+
+    def _check_kind(self) -> None:
+        if self.kind not in ("process", "thread", "entity"):
+            raise ValueError(f"kind of {self.name!r}: expected 'process', 'thread' or 'entity', got {self.kind!r}")
+        if self.kind == "process" and runtime.settings().registry == "memory":
+            raise StartError(f"{self.name!r} is a process, and with registry='memory' nothing leaves this one; make it a "
+                             "thread or an entity, or leave the registry setting out")
+
+    def _seen(self, value: Any) -> Any:
+        """The address out of what the node said when it was ready, once this process's view has caught up with it."""
+        if value is False:
+            return False
+        address, position = value
+        if self.kind == "process":
+            runtime.current().wait_until(lambda: runtime.current().replica.view.reached(position), START)
+        return address
+
+    def _gone(self) -> None:
+        """Wait until the node is out of this process's view."""
+        here = runtime.current()
+        known = here.replica.view.facts.node(self.name)
+        if known is not None and self.kind == "process":
+            here.wait_until(lambda: here.replica.view.facts.node(self.name) != known, WITHDRAWN)
+
+    def _guarded(self, service: str, bound: Callable[..., R]) -> Callable[..., R]:
+        """The method itself in unit tests and inside the node; elsewhere a call of it is an error."""
+        handle = self._life.handle
+        if handle is None or running_node.get() is self or not handle.is_alive():
+            return bound
+        place = {"process": f"process {handle.ident}", "thread": "a thread of its own", "entity": "its loop"}[self.kind]
+
+        def refuse(*_: Any, **__: Any) -> R:
+            raise RuntimeError(f"{self.name!r} runs in {place}; ask it with "
+                               f"{type(self).__name__}.at({self.name!r}).{service}()")
+        return refuse
+
+    def _tell(self, verb: str, name: str) -> None:
+        """Have the running node, if there is one, provide or withhold *name*, and wait until the graph says so."""
+
+    # In the node.
+
+    def _body(self, control: Control) -> Any:
+        inherited = self.__dict__.pop("_settings", None)
+        if inherited is not None:
+            runtime.inherit(inherited)
+        life = self._lives(control)
+        return life if isinstance(control, EntityControl) else asyncio.run(life)
+
+    async def _lives(self, control: Control) -> int | None:
+        """The node's whole life, on the running loop."""
+        running_node.set(self)
+        loop, here = asyncio.get_running_loop(), runtime.current()
+        stop = asyncio.Event()
+        status: list[int | None] = []
+        control.on_stop(lambda: _call(loop, stop.set))
+        host = Host.of(here, loop)
+        guest = Guest(self.name, contextvars.copy_context())
+        own = self._fact(here, host)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._leaves, here, host, guest)
+            await here.announce([own])
+            args, kwargs = stack.enter_context(self._entered(self._args, self._kwargs))
+            await _awaited(self.on_start())
+            guest.services = self._services()
+            addresses = host.bind(guest, self._socket_bind, shared=self.kind == "entity", insecure=self._insecure)
+            own = replace(self._registered(here), addresses=tuple(addresses))
+            guest.incarnation = own.incarnation
+            host.add(guest)
+            position = await here.announce([own, *self._service_facts(here, guest)])
+            tasks = self._tasks(guest, args, kwargs, stop, status)
+            control.ready((addresses[-1], position))
+            await stop.wait()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._leaves(here, host, guest)
+            await _awaited(self.on_stop())
+        return status[0] if status else 0
+
+    def _fact(self, here: runtime.Runtime, host: Host) -> NodeFact:
+        return NodeFact(self.name, here.member.id, host.name, (), self.kind, here.member.host, here.member.pid,
+                        type(self).__qualname__)
+
+    def _registered(self, here: runtime.Runtime) -> NodeFact:
+        """This node as the registry has it, with its incarnation."""
+        known = here.replica.view.facts.node(self.name)
+        if known is None:
+            raise StartError(f"{self.name!r} was lost from the registry while it started")
+        return known
+
+    def _services(self) -> dict[str, Provided]:
+        declared = methods_of(type(self))
+        services = {method.name: Provided(method.name, getattr(self, attribute), method.declared().signature,
+                                          marks_of(type(self), attribute), method.worker)
+                    for attribute, method in declared.items()}
+        offered = {name: _offered(name, function) for name, function in self._provided.items()}
+        return {**services, **offered}
+
+    def _service_facts(self, here: runtime.Runtime, guest: Guest) -> list[Fact]:
+        return [ServiceFact(self.name, provided.name, here.member.id, provided.marks, provided.signature.fingerprint,
+                            provided.signature.text) for provided in guest.services.values()]
+
+    async def _leaves(self, here: runtime.Runtime, host: Host, guest: Guest) -> None:
+        """Be gone from the graph, and answer what is open; once."""
+        if guest.leaving:
+            return
+        guest.leaving = True
+        own = here.replica.view.facts.node(self.name)
+        if own is not None and own.owner == here.member.id and own.loop == host.name:
+            await here.withdraw([own.key])
+        await host.remove(guest, DRAIN - 1)
+
+    def _tasks(self, guest: Guest, args: tuple[Any, ...], kwargs: dict[str, Any], stop: asyncio.Event,
+               status: list[int | None]) -> list[asyncio.Task[None]]:
+        tasks = [asyncio.create_task(_ticks(getattr(self, attribute), period))
+                 for attribute, period in timers_of(type(self)).items()]
+        if not self._idle():
+            turned = asyncio.Event()
+            guest.turned = turned.set
+            tasks.append(asyncio.create_task(self._updates(self._step(args, kwargs), turned, stop, status)))
+        return tasks
+
+    def _idle(self) -> bool:
+        return self._target is None and getattr(self.update, "__func__", None) is Node.update
+
+    def task(self, *args: Any, **kwargs: Any) -> Any:
+        """What a node does in each turn of its loop: `update`."""
+        return self.update(*args, **kwargs)
+
+    async def _updates(self, step: Callable[[], Any], turned: asyncio.Event, stop: asyncio.Event,
+                       status: list[int | None]) -> None:
+        while True:
+            try:
+                result = step()
+            except Exception:
+                log.exception("the update of %r failed, which ends it", self.name)
+                result = 1
+            if result is not None:
+                status.append(result)
+                stop.set()
+                return
+            turned.clear()
+            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+                await asyncio.wait_for(turned.wait(), UPDATE)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_settings": runtime.settings()}
+
+
+class At:
+    """A class of nodes as callers of one node see it: its channels are those of that node."""
+
+    def __init__(self, cls: type, node: str) -> None:
+        self._cls, self._node = cls, check_node_name(node)
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        found = inspect.getattr_static(self._cls, attribute, None)
+        if isinstance(found, ServiceMethod):
+            return found.of_node(self._node)
+        raise AttributeError(f"{self._cls.__name__} declares no channel {attribute!r}; it has "
+                             f"{', '.join(methods_of(self._cls)) or 'none'}")
+
+    def __reduce__(self) -> Any:
+        return At, (self._cls, self._node)
+
+    def __repr__(self) -> str:
+        return f"<{self._cls.__name__} at {self._node!r}>"
+
+
+builtin_callable = callable
+
+
+def current_node() -> Node:
+    """The node that runs this code.  Raises RuntimeError outside of nodes."""
+    node = running_node.get()
+    if node is None:
+        raise RuntimeError("current_node() is for code that a node runs; no node runs this")
+    return cast("Node", node)
+
+
+def _offered(name: str, function: Callable[..., Any]) -> Provided:
+    return Provided(name, function, Signature.of(function, drop_first=False))
+
+
+async def _awaited(value: Any) -> None:
+    if inspect.isawaitable(value):
+        await value
+
+
+async def _in_thread(function: Callable[..., R], *args: Any) -> R:
+    return await asyncio.get_running_loop().run_in_executor(None, function, *args)
+
+
+def _call(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has ended, and the node with it
+        loop.call_soon_threadsafe(callback)
+
+
+async def _ticks(function: Callable[[], Any], period: float) -> None:
+    """Call *function* every *period* seconds, in rhythm."""
+    due = time.monotonic() + period
+    while True:
+        await asyncio.sleep(due - time.monotonic())
+        try:
+            await _awaited(function())
+        except Exception:
+            log.exception("the timer %s failed; it goes on", getattr(function, "__qualname__", function))
+        due += period * max(1, math.ceil((time.monotonic() - due) / period))

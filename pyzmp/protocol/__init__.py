@@ -1,0 +1,1 @@
+"""What is said between nodes: pure, without sockets, threads, clocks or randomness."""

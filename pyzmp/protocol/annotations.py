@@ -1,0 +1,549 @@
+"""Annotations to checks: what a value must be, and what it becomes when it arrives.
+
+Each annotation becomes a ``Form``.  Its ``convert`` takes the caller's own Python value as well as what the
+codec makes of it at the other end, by one set of rules, so that both ends agree.  Long containers of plain
+types are checked by msgspec; where it finds fault, the rules here decide.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections import abc
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from numbers import Real
+from operator import index
+from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
+from uuid import UUID
+
+import msgspec
+
+from pyzmp.exceptions import InvalidAnnotation
+from pyzmp.protocol import arrays
+
+NATIVE = (bytes, datetime, date, time, timedelta, Decimal, UUID)
+_LONG = 32      # from here on msgspec is faster than its preparation takes
+_ARRAYS = (list, tuple, set, frozenset)
+_WAY_OUT = "use a dataclass, plain types, or Any"
+
+
+class Unresolved(InvalidAnnotation):
+    """An annotation names something that is not defined yet; ask again when it is."""
+
+
+class Mismatch(Exception):
+    """A value is not what an annotation says; ``parts`` is where, from the inside out."""
+
+    def __init__(self, expected: str, got: Any = None, *, reason: str = "") -> None:
+        super().__init__(expected)
+        self.reason = reason or f"expected {expected}, got {name_of(got)}"
+        self.parts: list[str] = []
+
+    def inside(self, part: str) -> Mismatch:
+        self.parts.append(part)
+        return self
+
+    @property
+    def path(self) -> str:
+        return "".join(reversed(self.parts))
+
+
+def name_of(value: Any) -> str:
+    return "None" if value is None else type(value).__name__
+
+
+class _Everything(frozenset[type]):
+    def __contains__(self, kind: object) -> bool:
+        return True
+
+
+class Form:
+    """What one annotation says."""
+
+    __slots__ = ("convert", "disguised", "exact", "keys", "literals", "plain", "schema", "text", "wire")
+
+    def __init__(self, text: str, convert: Callable[[Any], Any], *, wire: frozenset[type], schema: str = "",
+                 exact: frozenset[type] = frozenset(), plain: Any = None, disguised: bool = False) -> None:
+        self.text = text
+        self.convert = convert              # the value as it arrives, or Mismatch
+        self.wire = wire                    # the types that the codec may make of it
+        self.schema = schema or text        # the same in every interpreter, equal where the rules are
+        self.exact = exact                  # a value of exactly these types needs no look inside
+        self.plain = plain                  # the annotation, where msgspec has the same rules
+        self.disguised = disguised          # it arrives as something else, and is converted
+        self.keys: frozenset[str] = frozenset()              # a record's: the names of its fields
+        self.literals: dict[str, frozenset[Any]] = {}        # and those that can only be certain values
+
+
+def _only(*kinds: type) -> Callable[[str], Callable[[Any], Any]]:
+    def make(text: str) -> Callable[[Any], Any]:
+        def convert(value: Any) -> Any:
+            if isinstance(value, kinds):
+                return value
+            raise Mismatch(text, value)
+        return convert
+    return make
+
+
+def _integer(value: Any) -> int:
+    if type(value) is not bool and (isinstance(value, int) or (arrays.is_numpy(type(value)) and hasattr(
+            value, "__index__") and isinstance(value, Real))):
+        return index(value)
+    raise Mismatch("int", value)
+
+
+def _number(kind: type, value: Any) -> Any:
+    fits = isinstance(value, (int, float)) or (arrays.is_numpy(type(value)) and isinstance(value, Real))
+    if type(value) is bool or not fits:
+        raise Mismatch(kind.__name__, value)
+    try:
+        return kind(value)
+    except OverflowError:
+        raise Mismatch(kind.__name__, reason=f"the number is too large for a {kind.__name__}") from None
+
+
+def _day(value: Any) -> Any:
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value
+    raise Mismatch("date", value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return str.__str__(value)
+    raise Mismatch("str", value)
+
+
+def _scalar(kind: type, convert: Callable[[Any], Any] | None = None, *, plain: bool = True) -> Form:
+    return Form(kind.__name__, convert or _only(kind)(kind.__name__), wire=frozenset({kind}),
+                exact=frozenset({kind}), plain=kind if plain else None)
+
+
+def _bytes_like(kind: type) -> Form:
+    def convert(value: Any) -> Any:
+        if type(value) is bytes:
+            return kind(value)
+        if isinstance(value, (bytes, bytearray, memoryview)):       # at the caller: no copy to look at it
+            return value
+        raise Mismatch(kind.__name__, value)
+    return Form(kind.__name__, convert, wire=frozenset({bytes}), disguised=kind is not bytes,
+                exact=frozenset({bytes} if kind is bytes else ()), plain=kind if kind is bytes else None)
+
+
+_ANY = Form("Any", lambda value: value, wire=frozenset(), exact=_Everything())
+_NONE = Form("None", _only(type(None))("None"), wire=frozenset({type(None)}), exact=frozenset({type(None)}),
+             plain=type(None))
+_SCALARS: dict[Any, Form] = {
+    None: _NONE, type(None): _NONE, Any: _ANY, object: _ANY,
+    bool: _scalar(bool), int: _scalar(int, _integer), str: _scalar(str, _text), date: _scalar(date, _day),
+    float: _scalar(float, lambda value: _number(float, value)),
+    complex: _scalar(complex, lambda value: value if isinstance(value, complex) else _number(complex, value),
+                     plain=False),
+    **{kind: _scalar(kind) for kind in (datetime, time, timedelta, Decimal, UUID)},
+    **{kind: _bytes_like(kind) for kind in (bytes, bytearray, memoryview)},
+}
+# What is taken for an abstract container, and what it arrives as.
+_CONTAINERS: dict[Any, type] = {
+    list: list, set: set, frozenset: frozenset, dict: dict,
+    abc.Sequence: list, abc.MutableSequence: list, abc.Collection: list, abc.Iterable: list,
+    abc.Set: set, abc.MutableSet: set, abc.Mapping: dict, abc.MutableMapping: dict,
+}
+
+
+class Reader:
+    """Reads annotations into forms; ``where`` says in errors whose annotation it is."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.records: dict[type, Form] = {}
+
+    def refuse(self, annotation: Any, reason: str = "") -> NoReturn:
+        shown = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else annotation
+        raise InvalidAnnotation(f"{self.where}: {shown} {reason or 'cannot be checked on the wire'}; {_WAY_OUT}")
+
+    def read(self, annotation: Any) -> Form:
+        try:
+            if annotation in _SCALARS:
+                return _SCALARS[annotation]
+        except TypeError:
+            self.refuse(annotation)
+        if isinstance(annotation, (str, typing.ForwardRef)):
+            raise Unresolved(f"{self.where}: {annotation!r} is not defined (yet)")
+        origin = get_origin(annotation)
+        if origin is not None:
+            return self.read_generic(annotation, origin, get_args(annotation))
+        if hasattr(annotation, "__supertype__"):                        # a NewType
+            return self.read(annotation.__supertype__)
+        if type(annotation).__name__ == "TypeAliasType":
+            return self.read(annotation.__value__)
+        if isinstance(annotation, type):
+            return self.read_class(annotation)
+        self.refuse(annotation)
+
+    def read_generic(self, annotation: Any, origin: Any, arguments: tuple[Any, ...]) -> Form:
+        if origin in (Union, types.UnionType):
+            return self.union([self.read(argument) for argument in arguments])
+        if origin is Literal:
+            return self.literal(arguments)
+        if origin is Annotated:
+            return self.constrained(self.read(arguments[0]), arguments[1:])
+        if getattr(origin, "_name", "") in ("Required", "NotRequired", "ReadOnly"):
+            return self.read(arguments[0])
+        if origin is tuple:
+            return self.tuple(arguments)
+        if origin in _CONTAINERS:
+            return self.container(_CONTAINERS[origin], [self.read(argument) for argument in arguments])
+        if isinstance(origin, type) and arrays.is_numpy(origin) and arrays.is_array(origin):
+            return self.array(origin, get_args(arguments[1])[0] if get_args(arguments[1]) else Any)
+        self.refuse(annotation)
+
+    def read_class(self, kind: type) -> Form:
+        if kind is tuple:
+            return self.tuple((Any, ...))
+        if kind in _CONTAINERS:
+            return self.container(_CONTAINERS[kind], [_ANY, _ANY])
+        if issubclass(kind, Enum):
+            return self.enum(kind)
+        if arrays.is_numpy(kind):
+            return self.array(kind, Any) if arrays.is_array(kind) else self.numpy_scalar(kind)
+        if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+            return self.named_tuple(kind)
+        if hasattr(kind, "__dataclass_fields__") or issubclass(kind, msgspec.Struct) or hasattr(
+                kind, "__required_keys__"):
+            return self.records[kind] if kind in self.records else self.record(kind)
+        self.refuse(kind)
+
+    # -- containers
+
+    def hashable(self, form: Form) -> None:
+        if form.wire & {list, dict, set} or any(arrays.is_numpy(kind) and arrays.is_array(kind) for kind in form.wire):
+            self.refuse(form.text, "arrives without a hash, so that it cannot be a key or stand in a set")
+
+    def container(self, kind: type, items: list[Form]) -> Form:
+        if kind is not list:
+            for form in items[:1] if kind is dict else items[:1]:
+                self.hashable(form)
+        if kind is dict:
+            return self.mapping(items[0], items[1])
+        item = items[0]
+        text = kind.__name__ if item is _ANY else f"{kind.__name__}[{item.text}]"
+
+        def convert(value: Any) -> Any:
+            if not isinstance(value, _ARRAYS):
+                raise Mismatch(text, value)
+            if item is _ANY:
+                return value if type(value) is kind else kind(value)
+            try:
+                return kind([*map(item.convert, value)])
+            except Mismatch:
+                _each(item, value)
+                raise
+            except TypeError as error:
+                raise Mismatch(text, reason=str(error)) from error
+        return self.quick(Form(text, convert, wire=frozenset({kind}), schema=f"{kind.__name__}[{item.schema}]",
+                               plain=item.plain and types.GenericAlias(kind, (item.plain,))))
+
+    def mapping(self, key: Form, item: Form) -> Form:
+        text = "dict" if key is item is _ANY else f"dict[{key.text}, {item.text}]"
+
+        def convert(value: Any) -> Any:
+            if not isinstance(value, dict):
+                raise Mismatch(text, value)
+            if key is item is _ANY:
+                return value
+            done = {}
+            for name, part in value.items():
+                try:
+                    done[key.convert(name)] = item.convert(part)
+                except Mismatch as mismatch:
+                    raise mismatch.inside(f"[{_shown(name)}]") from None
+            return done
+        plain = key.plain and item.plain and types.GenericAlias(dict, (key.plain, item.plain))
+        return self.quick(Form(text, convert, wire=frozenset({dict}), schema=f"dict[{key.schema}, {item.schema}]",
+                               plain=plain))
+
+    def tuple(self, arguments: tuple[Any, ...]) -> Form:
+        if len(arguments) == 2 and arguments[1] is ...:
+            same = self.container(list, [self.read(arguments[0])])
+            text = f"tuple[{same.text[5:-1] or 'Any'}, ...]"
+            plain = same.plain and types.GenericAlias(tuple, (*get_args(same.plain), ...))
+
+            def convert_all(value: Any) -> Any:
+                if not isinstance(value, _ARRAYS):
+                    raise Mismatch(text, value)
+                return tuple(same.convert(value))
+            return Form(text, convert_all, wire=frozenset({tuple}), schema=f"tuple{same.schema[4:]}...", plain=plain)
+        items = [] if arguments == ((),) else [self.read(argument) for argument in arguments]
+        return self.fixed(f"tuple[{', '.join(form.text for form in items) or '()'}]", items, tuple)
+
+    def fixed(self, text: str, items: list[Form], make: Callable[[Any], Any], *, least: int | None = None,
+              names: tuple[str, ...] = ()) -> Form:
+        least = len(items) if least is None else least
+
+        def convert(value: Any) -> Any:
+            if not isinstance(value, _ARRAYS):
+                raise Mismatch(text, value)
+            if not least <= len(value) <= len(items):
+                raise Mismatch(text, reason=f"expected {text}, got {len(value)} items")
+            return make([_part(form, part, f".{names[at]}" if names else f"[{at}]")
+                         for at, (form, part) in enumerate(zip(items, value, strict=False))])
+        inner = ", ".join(form.schema for form in items)
+        return Form(text, convert, wire=frozenset({tuple}), schema=f"{text.partition('[')[0]}[{inner}]")
+
+    def quick(self, form: Form) -> Form:
+        """``form`` with msgspec in front of its own rules, where both agree on every value that msgspec takes."""
+        if form.plain is not None:
+            slow, annotation = form.convert, form.plain
+
+            def convert(value: Any) -> Any:
+                if not isinstance(value, (*_ARRAYS, dict)) or len(value) < _LONG:
+                    return slow(value)
+                try:
+                    return msgspec.convert(value, annotation, builtin_types=NATIVE)
+                except (msgspec.ValidationError, ValueError, TypeError):
+                    return slow(value)
+            form.convert = convert
+        return form
+
+    # -- choices
+
+    def literal(self, values: tuple[Any, ...]) -> Form:
+        text = f"Literal[{', '.join(str(v) if isinstance(v, Enum) else repr(v) for v in values)}]"
+        plain = [value.value if isinstance(value, Enum) else value for value in values]
+
+        def convert(value: Any) -> Any:
+            for given, sent in zip(values, plain, strict=True):
+                if value is given or (type(value) is type(sent) and value == sent):
+                    return given
+            raise Mismatch(text, reason=f"expected {text}, got {_shown(value)}")
+        return Form(text, convert, wire=frozenset(map(type, plain)))
+
+    def enum(self, kind: type[Enum]) -> Form:
+        def convert(value: Any) -> Any:
+            if isinstance(value, kind):
+                return value
+            try:
+                member = kind(value)
+            except Exception:
+                member = None
+            if member is None or type(member.value) is not type(value):
+                raise Mismatch(kind.__name__, reason=f"expected {kind.__name__}, got {_shown(value)}")
+            return member
+        members = sorted(f"{member.name}={member.value!r}" for member in kind)
+        return Form(kind.__name__, convert, wire=frozenset(type(member.value) for member in kind), disguised=True,
+                    schema=f"enum {kind.__name__}({', '.join(members)})")
+
+    def constrained(self, form: Form, metadata: tuple[Any, ...]) -> Form:
+        limits = [item for item in metadata if isinstance(item, msgspec.Meta)]
+        if not limits:
+            return form
+        annotation = Annotated[(form.plain or Any, *limits)]  # type: ignore[valid-type]
+        schema = f"{form.schema} {limits}"
+
+        def convert(value: Any) -> Any:
+            value = form.convert(value)
+            try:
+                msgspec.convert(value, annotation, builtin_types=NATIVE)
+            except msgspec.ValidationError as error:
+                reason = str(error).replace("`", "").partition(" - at ")[0]
+                raise Mismatch(form.text, reason=reason[:1].lower() + reason[1:]) from None
+            return value
+        try:
+            msgspec.convert(None, annotation, builtin_types=NATIVE)
+        except msgspec.ValidationError:
+            pass
+        except TypeError as error:
+            raise InvalidAnnotation(f"{self.where}: {error}") from error
+        return Form(form.text, convert, wire=form.wire, schema=schema, disguised=form.disguised,
+                    plain=form.plain and annotation)
+
+    def union(self, arms: list[Form]) -> Form:
+        if _ANY in arms:
+            return _ANY
+        text = " | ".join(form.text for form in arms)
+        self.distinct(arms, text)
+
+        def convert(value: Any) -> Any:
+            kind = type(value)
+            near = [form for form in arms if kind in form.wire or form.text == kind.__name__]
+            if kind is dict:
+                near.sort(key=lambda form: form.keys != value.keys())
+            for form in (*near, *(form for form in arms if form not in near)):
+                try:
+                    return form.convert(value)
+                except Mismatch as error:
+                    if len(near) == 1 and form is near[0]:
+                        mismatch: Mismatch | None = error
+                        break
+            else:
+                mismatch = None
+            if mismatch is not None and (mismatch.parts or not any(_takes(form, value) for form in arms)):
+                raise mismatch
+            for form in arms:
+                if _takes(form, value):
+                    return form.convert(value)
+            raise Mismatch(text, value)
+        simple = len(arms) == 2 and _NONE in arms and all(form.plain for form in arms)
+        return Form(text, convert, wire=frozenset().union(*(form.wire for form in arms)),
+                    schema=" | ".join(sorted(form.schema for form in arms)),
+                    exact=frozenset().union(*(form.exact for form in arms)),
+                    plain=Union[tuple(form.plain for form in arms)] if simple else None)
+
+    def distinct(self, arms: list[Form], text: str) -> None:
+        """Refuse a union of which one arm, once it has travelled, looks like another."""
+        for place, left in enumerate(arms):
+            for right in arms[place + 1:]:
+                if (left.disguised or right.disguised) and left.wire & right.wire and not _apart(left, right):
+                    self.refuse(text, f"is ambiguous: on the wire {left.text} and {right.text} look the same")
+
+    # -- classes
+
+    def record(self, kind: type) -> Form:
+        """A dataclass, a Struct or a TypedDict: a map on the wire."""
+        name = kind.__qualname__.rpartition("<locals>.")[2]
+        form = self.records[kind] = Form(name, lambda value: value, wire=frozenset({dict}), disguised=True,
+                                         schema=f"record {name}")
+        outer, hints = self.where, hints_of(kind, self.where, {kind.__name__: kind})
+        parts: dict[str, tuple[Form, bool]] = {}
+        for field, required in _fields_of(kind, hints).items():
+            self.where = f"{outer}, field {name}.{field}"
+            parts[field] = self.read(hints[field]), required
+            values = get_args(hints[field]) if get_origin(hints[field]) is Literal else ()
+            if values:
+                form.literals[field] = frozenset(values)
+        self.where = outer
+        form.keys = frozenset(parts)
+        form.convert = _record_converter(kind, name, parts)
+        form.schema = f"record {name}({', '.join(_field_text(*item) for item in parts.items())})"
+        return form
+
+    def named_tuple(self, kind: Any) -> Form:
+        hints = hints_of(kind, self.where, {kind.__name__: kind})
+        items = [self.read(hints.get(field, Any)) for field in kind._fields]
+        form = self.fixed(kind.__name__, items, lambda parts: kind(*parts),
+                          least=len(items) - len(kind._field_defaults), names=kind._fields)
+        form.disguised = True
+        return form
+
+    # -- numpy
+
+    def array(self, kind: type, dtype: Any) -> Form:
+        if isinstance(dtype, typing.TypeVar):
+            dtype = Any
+        wanted = get_args(dtype) if get_origin(dtype) in (Union, types.UnionType) else (dtype,)
+        if any(each is not Any and not isinstance(each, type) for each in wanted):
+            self.refuse(dtype)
+        if any(getattr(each, "__name__", "") in ("object_", "void") for each in wanted):
+            self.refuse(dtype, "has no form on the wire")
+        text = "ndarray" if Any in wanted else f"NDArray[{' | '.join(each.__name__ for each in wanted)}]"
+
+        def convert(value: Any) -> Any:
+            if not isinstance(value, kind):
+                raise Mismatch(text, value)
+            if Any not in wanted and not issubclass(value.dtype.type, wanted):
+                raise Mismatch(text, reason=f"expected {text}, got an array of {value.dtype}")
+            return value
+        return Form(text, convert, wire=frozenset({kind}))
+
+    def numpy_scalar(self, kind: type) -> Form:
+        if kind.__name__ in ("str_", "bytes_", "object_", "void", "longdouble", "clongdouble"):
+            self.refuse(kind, "arrives as something else")
+        return Form(kind.__name__, _only(kind)(kind.__name__), wire=frozenset({kind}))
+
+
+def hints_of(thing: Any, where: str, names: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The annotations of ``thing`` with all names looked up; Unresolved where one is not defined yet."""
+    try:
+        return typing.get_type_hints(thing, localns=dict(names or {}), include_extras=True)
+    except NameError as error:
+        raise Unresolved(f"{where}: {error}") from error
+    except Exception as error:
+        raise InvalidAnnotation(f"{where}: its annotations cannot be read: {error}; {_WAY_OUT}") from error
+
+
+def _takes(form: Form, value: Any) -> bool:
+    try:
+        form.convert(value)
+    except Mismatch:
+        return False
+    return True
+
+
+def _part(form: Form, value: Any, where: str) -> Any:
+    try:
+        return form.convert(value)
+    except Mismatch as mismatch:
+        raise mismatch.inside(where) from None
+
+
+def _each(form: Form, values: Any) -> None:
+    for at, value in enumerate(values):
+        _part(form, value, f"[{at}]")
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:40] if type(value) in (str, bool, float, bytes) or (
+        type(value) is int and value.bit_length() < 64) else name_of(value)
+
+
+def _apart(left: Form, right: Form) -> bool:
+    """Whether two records can be told apart by their fields."""
+    if not left.keys or not right.keys:
+        return False
+    return left.keys != right.keys or any(
+        not left.literals[name] & right.literals[name] for name in left.literals.keys() & right.literals.keys())
+
+
+def _fields_of(kind: Any, hints: dict[str, Any]) -> dict[str, bool]:
+    """The fields of a record, and which of them are required."""
+    if hasattr(kind, "__dataclass_fields__"):
+        return {field.name: field.default is MISSING and field.default_factory is MISSING for field in fields(kind)}
+    if issubclass(kind, msgspec.Struct):
+        return {field.name: field.required for field in msgspec.structs.fields(kind)}
+    wrapper = {name: getattr(get_origin(hint), "_name", "") for name, hint in hints.items()}
+    return {name: wrapper[name] == "Required" or (name in kind.__required_keys__ and wrapper[name] != "NotRequired")
+            for name in hints}
+
+
+def _field_text(name: str, part: tuple[Form, bool]) -> str:
+    return f"{name}: {part[0].schema}" + ("" if part[1] else " = ...")
+
+
+def _record_converter(kind: type, name: str, parts: dict[str, tuple[Form, bool]]) -> Callable[[Any], Any]:
+    is_map = issubclass(kind, dict)
+    make = _make_dataclass if hasattr(kind, "__dataclass_fields__") else lambda kind, values: kind(**values)
+
+    def convert(value: Any) -> Any:
+        if not is_map and isinstance(value, kind):
+            for field, (form, _) in parts.items():
+                _part(form, getattr(value, field), f".{field}")
+            return value
+        if not isinstance(value, dict):
+            raise Mismatch(name, value)
+        values = {}
+        for field, (form, required) in parts.items():
+            if field in value:
+                values[field] = _part(form, value[field], f"[{field!r}]" if is_map else f".{field}")
+            elif required:
+                raise Mismatch(name, reason=f"expected {name}, got a dict without {field!r}")
+        try:
+            return make(kind, values)
+        except Exception as error:      # its __post_init__
+            raise Mismatch(name, reason=f"{name} refuses its fields: {error}") from error
+    return convert
+
+
+def _make_dataclass(kind: Any, values: dict[str, Any]) -> Any:
+    """An instance without its ``__init__``, whose parameters may be others, but with its ``__post_init__``."""
+    made = object.__new__(kind)
+    for field in fields(kind):
+        value = values[field.name] if field.name in values else (
+            field.default if field.default is not MISSING else field.default_factory())  # type: ignore[misc]
+        object.__setattr__(made, field.name, value)
+    if hasattr(kind, "__post_init__"):
+        made.__post_init__()
+    return made

@@ -1,0 +1,230 @@
+"""Messages, and batches of messages, to and from the frames of one ZeroMQ message.
+
+The first frame is the *head*: one byte with the version of this format, then a MessagePack array of
+messages, each an array of a number that tells its kind and its fields.  The frames after it are the
+*buffers* of these messages, in order; each message says how many are its own.  So one ZeroMQ message
+carries one message of ours or many.
+
+Values inside messages (arguments, results) are bytes here, made by `pyzmp.protocol.codec`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from pyzmp.exceptions import MalformedMessage
+
+VERSION = 1
+BATCH = 1024  # messages in one ZeroMQ message, at most
+FRAMES = 1024  # frames in one ZeroMQ message, at most
+LOCAL_SIZE = 1 << 30  # bytes of one ZeroMQ message inside a host
+REMOTE_SIZE = 64 << 20  # and between hosts
+
+Buffer = bytes | bytearray | memoryview
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What all messages share: immutable, and arrays on the wire."""
+
+
+class Hello(_Message, tag=1):
+    """The first message of a session, from the caller.
+
+    ``loop`` is the loop that the caller means to talk to, or empty for whichever listens there.
+    ``session`` names this session, ``caller`` the process, and ``body`` is for the room above.
+    """
+
+    session: bytes
+    caller: str
+    loop: str = ""
+    body: bytes = b""
+
+
+class Welcome(_Message, tag=2):
+    """The answer to `Hello`: the session stands.  ``calls`` and ``size`` are the window, in calls and bytes."""
+
+    loop: str
+    calls: int = 0
+    size: int = 0
+
+
+class Goodbye(_Message, tag=3):
+    """The session ends by the sender's will; nothing sent after the last reply was looked at."""
+
+    reason: str
+
+
+class Request(_Message, tag=4):
+    """A call of ``service`` of ``node``.
+
+    ``remaining`` is what is left of the deadline, in seconds.  ``incarnation`` is the registration
+    of the node that the caller knows, (0, 0) for any.  ``chain`` are the lanes that wait for this call.
+    ``flags`` are those of `Flag`.
+    """
+
+    call: int
+    node: str
+    service: str
+    remaining: float
+    body: bytes
+    buffers: int = 0
+    incarnation: tuple[int, int] = (0, 0)
+    flags: int = 0
+    chain: tuple[str, ...] = ()
+
+
+class Reply(_Message, tag=5):
+    """The result of a call."""
+
+    call: int
+    body: bytes
+    buffers: int = 0
+
+
+class Failure(_Message, tag=6):
+    """A call that has no result.
+
+    ``code`` is one of `Code`; ``executed`` says whether the service started; ``text`` is the
+    sentence for the caller and ``body`` what `pyzmp.protocol.failure` made of an exception.
+    """
+
+    call: int
+    code: int
+    text: str = ""
+    executed: bool | None = None
+    body: bytes = b""
+
+
+class Cancel(_Message, tag=7):
+    """The caller does not want the result of a call any more."""
+
+    call: int
+
+
+class Item(_Message, tag=8):
+    """One item of a stream, numbered from 0; either side may send one."""
+
+    call: int
+    number: int
+    body: bytes
+    buffers: int = 0
+
+
+class End(_Message, tag=9):
+    """A stream has no more items."""
+
+    call: int
+
+
+class Credit(_Message, tag=10):
+    """The receiver of a stream has room for so many more items and bytes; for call 0, the window of the session."""
+
+    call: int
+    items: int
+    size: int = 0
+
+
+class Note(_Message, tag=11):
+    """A message between a process and its registry, in the form of `pyzmp.protocol.graph`."""
+
+    body: bytes
+
+
+Message = Hello | Welcome | Goodbye | Request | Reply | Failure | Cancel | Item | End | Credit | Note
+
+
+class Flag:
+    """Bits of `Request.flags`."""
+
+    ONE_WAY = 1  # no reply is wanted
+    STREAM = 2  # the result is a stream
+
+
+class Code:
+    """What a `Failure` says."""
+
+    RAISED = 1  # the service raised; the body is the exception
+    UNKNOWN_SERVICE = 2
+    INVALID_CALL = 3
+    OVERLOADED = 4
+    REFUSED = 5
+    DEADLOCK = 6
+    CANCELLED = 7
+
+
+class Parcel(NamedTuple):
+    """A message with its buffers."""
+
+    message: Message
+    buffers: Sequence[Buffer] = ()
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Message]).decode
+
+
+def encode(message: Message) -> bytes:
+    """One message, ready for `pack`; it can be packed any number of times."""
+    return _encode(message)
+
+
+def pack(messages: Sequence[bytes]) -> bytes:
+    """The head of a batch of encoded messages, at most `BATCH` of them."""
+    count = len(messages)
+    if count == 1:
+        return b"\x01\x91" + messages[0]
+    if count > BATCH:
+        raise ValueError(f"a batch holds at most {BATCH} messages, got {count}")
+    return b"\x01\xdc" + count.to_bytes(2, "big") + b"".join(messages)
+
+
+def unpack(frames: Sequence[Buffer]) -> list[Parcel]:
+    """The messages of one ZeroMQ message, with their buffers.
+
+    Raises MalformedMessage for anything that is not a whole batch of this version, and nothing else.
+    Takes no more memory than a small multiple of what the frames hold.
+    """
+    if not frames:
+        raise MalformedMessage("a message without frames")
+    head = memoryview(frames[0])
+    if len(frames) > FRAMES:
+        raise MalformedMessage(f"a message of {len(frames)} frames; the limit is {FRAMES}")
+    if len(head) < 2:
+        raise MalformedMessage(f"a head of {len(head)} bytes; expected the version and a batch of messages")
+    if head[0] != VERSION:
+        raise MalformedMessage(f"a message of version {head[0]} of the wire format; this is version {VERSION}")
+    count = _count(head)
+    if count > BATCH:
+        raise MalformedMessage(f"a batch that claims {count} messages; the limit is {BATCH}")
+    try:
+        messages = _decode(head[1:])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
+        raise MalformedMessage(f"not a batch of messages: {error}") from error
+    if len(frames) == 1 and count == 1 and not getattr(messages[0], "buffers", 0):
+        return [Parcel(messages[0])]
+    return list(_with_buffers(messages, frames))
+
+
+def _count(head: memoryview) -> int:
+    """How many messages the batch claims to hold, read before anything is taken."""
+    first = head[1]
+    if first & 0xF0 == 0x90:
+        return first & 0x0F
+    if first in (0xDC, 0xDD):
+        return int.from_bytes(head[2:4 if first == 0xDC else 6], "big")
+    raise MalformedMessage(f"byte 0x{first:02x} where the array of messages should begin")
+
+
+def _with_buffers(messages: Sequence[Message], frames: Sequence[Buffer]) -> Iterator[Parcel]:
+    taken = 1
+    for message in messages:
+        buffers = getattr(message, "buffers", 0)
+        if not 0 <= buffers <= len(frames) - taken:
+            raise MalformedMessage(f"a {type(message).__name__} claims {buffers} buffers, {len(frames) - taken} are left")
+        yield Parcel(message, frames[taken:taken + buffers])
+        taken += buffers
+    if taken != len(frames):
+        raise MalformedMessage(f"{len(frames) - taken} frames belong to no message")

@@ -1,0 +1,217 @@
+"""Facts about the graph of nodes and channels, and what a registry and its followers tell each other.
+
+A *fact* has a key and an owner, the process (`Member`) that alone may change it.  A *position* is
+``(epoch, version)``: versions are contiguous from 1 in an epoch, and every registry process that
+takes over begins a higher epoch.  How these make one history is in `pyzmp.protocol.graph`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Annotated, NamedTuple, TypeVar
+
+import msgspec
+
+from pyzmp.exceptions import MalformedMessage, NodeExists
+
+SIZE = 1 << 20  # bytes of one message between a registry and a follower, at most
+PIECE = 48 << 10  # bytes of facts that go into one message, unless one fact alone is larger
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+Text = Annotated[str, msgspec.Meta(max_length=16384)]
+Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+Key = tuple[str, ...]
+
+
+class Epoch(NamedTuple):
+    """The reign of one registry process.  ``nonce`` tells two with the same counter apart."""
+
+    counter: Count
+    nonce: str
+
+
+class Position(NamedTuple):
+    """A place in the history; positions of one epoch are ordered by their version."""
+
+    epoch: Epoch
+    version: Count
+
+
+class _Struct(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Immutable, and an array on the wire."""
+
+
+class Member(_Struct, frozen=True, tag="member"):
+    """A process that takes part: itself a fact, so that every view knows whose facts it holds.
+
+    ``started`` tells two processes apart that got the same ``pid`` one after the other.
+    """
+
+    id: Name
+    host: Text
+    pid: Count
+    started: Text
+    program: Text = ""
+
+    @property
+    def key(self) -> Key:
+        return "member", self.id
+
+    @property
+    def owner(self) -> str:
+        return self.id
+
+
+class NodeFact(_Struct, frozen=True, tag="node"):
+    """A node.  ``incarnation`` is the (epoch counter, version) of its registration, given by the log."""
+
+    name: Name
+    owner: Name
+    loop: Text
+    addresses: tuple[Text, ...]
+    kind: Text
+    host: Text
+    pid: Count
+    cls: Text
+    labels: tuple[tuple[Text, Text], ...] = ()
+    incarnation: tuple[Count, Count] = (0, 0)
+
+    @property
+    def key(self) -> Key:
+        return "node", self.name
+
+
+class ServiceFact(_Struct, frozen=True, tag="service"):
+    """A service of a node: the ``classes`` that declare it, its ``schema``'s fingerprint, its signature as ``text``."""
+
+    node: Name
+    name: Name
+    owner: Name
+    classes: tuple[Text, ...] = ()
+    schema: Text = ""
+    text: Text = ""
+
+    @property
+    def key(self) -> Key:
+        return "service", self.node, self.name
+
+
+Fact = Member | NodeFact | ServiceFact
+Provider = tuple[NodeFact, ServiceFact]
+
+
+class Change(_Struct, frozen=True):
+    """What goes together or not at all.  Deletions come first; a node takes its services with it."""
+
+    puts: tuple[Fact, ...] = ()
+    deletes: tuple[Key, ...] = ()
+
+
+class Refusal(_Struct, frozen=True):
+    """Why one change of a `Propose` was not taken: a taken name, or (without an owner) the sentence in ``text``."""
+
+    index: Count
+    text: Text
+    owner: Text = ""
+    asker: Text = ""
+
+    def error(self) -> Exception:
+        return NodeExists(self.text, self.owner, self.asker) if self.owner else PermissionError(self.text)
+
+
+class Join(_Struct, frozen=True, tag="join"):
+    """Follower to registry: I am a member, and will `Propose` all I own."""
+
+    member: Member
+
+
+class Hold(_Struct, frozen=True, tag="hold"):
+    """Member to a new registry: facts of the epoch before, which their owners have yet to confirm."""
+
+    facts: tuple[Fact, ...]
+
+
+class Propose(_Struct, frozen=True, tag="propose"):
+    """Member to registry: changes of my own facts.  ``complete``: with what came before, these are all I own."""
+
+    id: Count
+    changes: tuple[Change, ...]
+    complete: bool = False
+
+
+class Follow(_Struct, frozen=True, tag="follow"):
+    """Follower to registry: send what comes after *since*, or a snapshot, and then every commit."""
+
+    since: Position | None = None
+
+
+class Leave(_Struct, frozen=True, tag="leave"):
+    """Member to registry: drop what I own."""
+
+
+class Beat(_Struct, frozen=True, tag="beat"):
+    """Registry to everybody, at once when a session opens and then regularly: where the history is."""
+
+    position: Position
+
+
+class Snapshot(_Struct, frozen=True, tag="snapshot"):
+    """Registry to a follower: everything at *position*, in pieces numbered from 0."""
+
+    position: Position
+    piece: Count
+    last: bool
+    facts: tuple[Fact, ...]
+
+
+class Commit(_Struct, frozen=True, tag="commit"):
+    """Registry to its followers: one step of the history.  ``gone`` are owners all of whose facts end."""
+
+    position: Position
+    puts: tuple[Fact, ...] = ()
+    deletes: tuple[Key, ...] = ()
+    gone: tuple[Name, ...] = ()
+
+
+class Settled(_Struct, frozen=True, tag="settled"):
+    """Registry to a member: a `Propose` is in the history up to *position*, but for what is refused."""
+
+    id: Count
+    position: Position
+    refusals: tuple[Refusal, ...] = ()
+
+
+Message = Join | Hold | Propose | Follow | Leave | Beat | Snapshot | Commit | Settled
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+T = TypeVar("T")
+
+
+def encode(message: Message) -> bytes:
+    """The bytes of a message."""
+    return _encode(message)
+
+
+def decode(data: bytes | bytearray | memoryview) -> Message:
+    """The message in *data*; raises MalformedMessage, and nothing else, where there is none."""
+    if len(data) > SIZE:
+        raise MalformedMessage(f"a registry message of {len(data)} bytes; the limit is {SIZE}")
+    try:
+        return _decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
+        raise MalformedMessage(f"no message of a registry: {error}") from error
+
+
+def pieces(items: Iterable[T], size: int = PIECE) -> Iterator[tuple[T, ...]]:
+    """The items in order, as many together as fit into *size* bytes; at least one tuple, which may be empty."""
+    piece: list[T] = []
+    room = size
+    for item in items:
+        taken = len(_encode(item))
+        if piece and taken > room:
+            yield tuple(piece)
+            piece, room = [], size
+        piece.append(item)
+        room -= taken
+    yield tuple(piece)

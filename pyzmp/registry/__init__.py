@@ -1,0 +1,1 @@
+"""Who is there: the domain's directory and locks, the registry's own process, and each process's view of it."""

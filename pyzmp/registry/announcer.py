@@ -1,0 +1,173 @@
+"""What one process announces: its own facts, and the changes that the registry has yet to settle."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+from pyzmp.exceptions import NodeExists
+from pyzmp.protocol import facts, graph
+from pyzmp.protocol.facts import Change, Fact, Key, Position
+
+log = logging.getLogger("pyzmp.registry")
+
+
+class _Item:
+    """A change that has been asked for, and who waits for it."""
+
+    __slots__ = ("change", "waiting")
+
+    def __init__(self, change: Change, *waiting: asyncio.Future[Position]) -> None:
+        self.change = change
+        self.waiting = list(waiting)
+
+    def succeed(self, position: Position) -> None:
+        for future in self.waiting:
+            if not future.done():
+                future.set_result(position)
+
+    def fail(self, error: Exception) -> None:
+        for future in self.waiting:
+            if not future.done():
+                future.set_exception(error)
+
+
+class Announcer:
+    """Announces and withdraws for *member*, over one session after the other; used on *loop* only.
+
+    *say* sends a message on the session there is, *reached* tells whether the view contains a
+    position.  Changes made in one turn of the loop travel together.
+    """
+
+    def __init__(self, member: facts.Member, loop: asyncio.AbstractEventLoop, say: Callable[[facts.Message], None],
+                 reached: Callable[[Position], bool]) -> None:
+        self._member, self._loop, self._say, self._reached = member, loop, say, reached
+        self._own: dict[str, dict[Key, Fact]] = {}  # by node
+        self._queue: list[_Item] = []
+        self._sent: dict[int, list[_Item]] = {}
+        self._unreached: list[tuple[Position, _Item]] = []
+        self._numbers = itertools.count(1)
+        self._flushing = False
+        self._open = False
+
+    def announce(self, new: Iterable[Fact]) -> asyncio.Future[Position]:
+        """Ask for facts to be put; NodeExists at once where this process has a node of that name."""
+        change = Change(puts=tuple(new))
+        for fact in change.puts:
+            self._check(fact)
+        for fact in change.puts:
+            self._own.setdefault(fact.key[1], {})[fact.key] = fact
+        return self._ask(change)
+
+    def withdraw(self, keys: Iterable[Key]) -> asyncio.Future[Position]:
+        """Ask for facts to be taken out; they are not announced again, whatever becomes of this."""
+        change = Change(deletes=tuple(keys))
+        for key in change.deletes:
+            self._disown(key)
+        return self._ask(change)
+
+    def give_up(self, asked: asyncio.Future[Position]) -> None:
+        """Nobody waits for *asked* any more: undo what it announced."""
+        items = [*self._queue, *itertools.chain(*self._sent.values()), *(item for _, item in self._unreached)]
+        asked.cancel()
+        for item in items:
+            if asked in item.waiting:
+                self.withdraw(fact.key for fact in item.change.puts)
+
+    def introduce(self, held: Iterable[Fact] = ()) -> None:
+        """Tell the registry of a new session who this is and all that it owns; what is unsettled is part of that.
+
+        *held* are facts of others, for a registry that begins a new epoch.
+        """
+        self._open = True
+        self._say(facts.Join(self._member))
+        for part in facts.pieces(held):
+            if part:
+                self._say(facts.Hold(part))
+        items = {node: _Item(Change(puts=tuple(own.values()))) for node, own in self._own.items()}
+        rest = _Item(Change())
+        for item in (*itertools.chain(*self._sent.values()), *self._queue):
+            nodes = {fact.key[1] for fact in item.change.puts}
+            items.get(nodes.pop() if nodes else "", rest).waiting.extend(item.waiting)
+        self._sent, self._queue = {}, []
+        self._propose([*items.values(), rest], complete=True)
+
+    def interrupt(self) -> None:
+        """The session ended: what comes now waits for the next."""
+        self._open = False
+
+    def learn(self, known: Iterable[Fact]) -> None:
+        """Own facts as the registry has them, with their incarnations."""
+        for fact in known:
+            if fact.owner == self._member.id and fact.key in self._own.get(fact.key[1], {}):
+                self._own[fact.key[1]][fact.key] = fact
+
+    def settle(self, message: facts.Settled) -> None:
+        """The registry has decided on a proposal."""
+        refused = {refusal.index: refusal for refusal in message.refusals}
+        for index, item in enumerate(self._sent.pop(message.id, [])):
+            if index in refused:
+                self._refuse(item, refused[index].error())
+            else:
+                self._unreached.append((message.position, item))
+        self.arrive()
+
+    def arrive(self) -> None:
+        """Tell those whose change the view has reached."""
+        unreached, self._unreached = self._unreached, []
+        for position, item in unreached:
+            if self._reached(position):
+                item.succeed(position)
+            else:
+                self._unreached.append((position, item))
+
+    def close(self, error: Exception) -> None:
+        """Tell the registry that all ends, and those who wait that theirs does."""
+        if self._open:
+            self._say(facts.Leave())
+        for item in (*self._queue, *itertools.chain(*self._sent.values()), *(item for _, item in self._unreached)):
+            item.fail(error)
+        self._open = False
+
+    def _check(self, fact: Fact) -> None:
+        known = self._own.get(fact.key[1], {}).get(fact.key)
+        if isinstance(known, facts.NodeFact) and isinstance(fact, facts.NodeFact) and (
+                fact.incarnation != known.incarnation or fact.incarnation == (0, 0)):
+            raise NodeExists(fact.name, graph.run_by(known, fact.host), graph.run_by(fact, fact.host))
+
+    def _disown(self, key: Key) -> None:
+        of_node = self._own.get(key[1], {})
+        of_node.pop(key, None)
+        if key[0] == "node" or not of_node:
+            self._own.pop(key[1], None)
+
+    def _ask(self, change: Change) -> asyncio.Future[Position]:
+        asked: asyncio.Future[Position] = self._loop.create_future()
+        self._queue.append(_Item(change, asked))
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        return asked
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._open and self._queue:
+            queue, self._queue = self._queue, []
+            self._propose(queue, complete=False)
+
+    def _propose(self, items: Sequence[_Item], *, complete: bool) -> None:
+        remaining = iter(items)
+        parts = list(facts.pieces(item.change for item in items))
+        for place, part in enumerate(parts, 1):
+            number = next(self._numbers)
+            self._sent[number] = list(itertools.islice(remaining, len(part)))
+            self._say(facts.Propose(number, part, complete and place == len(parts)))
+
+    def _refuse(self, item: _Item, error: Exception) -> None:
+        for fact in item.change.puts:
+            self._disown(fact.key)
+        if not item.waiting:
+            log.error("the registry took back what this process had announced: %s", error)
+        item.fail(error)

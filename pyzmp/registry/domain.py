@@ -1,0 +1,339 @@
+"""The directory of a domain on this host: who may use it, what lies in it, which registry is current.
+
+In it are the sockets of nodes and registries, and for each registry that ever was a lock file
+``registry-<counter>.lock``, locked for as long as its process lives.  A counter is used once: the
+file is created exclusively, above all that are there, and the highest one is never removed.  So a
+lock, once free, stays free, and which registry is current needs no more than a look.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import socket
+import stat
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from pyzmp.exceptions import RegistryUnavailable
+from pyzmp.protocol.facts import Member
+from pyzmp.transport.address import PATH
+
+WAY_OUT = "set PYZMP_DIR to a short path of a directory that only you can write"
+RESERVED = len("/registry-9999999999")  # bytes that a socket's path needs beyond the directory's
+_DOMAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
+_PLAIN = re.compile(r"[a-z0-9_.-]+")  # no capitals: some file systems take them for the same
+_LOCK = re.compile(r"registry-([0-9]{1,18})\.lock")
+
+# The root of the package stays out of the registry's process, with all that it imports; so do the current directory
+# and its modules.  The fork gives the process to the system, which will collect it when it ends.
+_BOOT = """\
+import os, sys
+if os.fork():
+    os._exit(0)
+sys.path[:] = [entry for entry in sys.path if entry] + [sys.argv.pop()]
+root = sys.modules["pyzmp"] = type(sys)("pyzmp")
+root.__path__ = [sys.argv.pop()]
+from pyzmp.registry.server import main
+main(sys.argv[1:])
+"""
+
+
+def check_node_name(name: object) -> str:
+    """*name*, if a node can be called so; raises TypeError or ValueError, which say why not."""
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a node is a str, got {type(name).__name__}")
+    if not name.isprintable() or not 0 < len(name.encode("utf-8", "surrogatepass")) <= 255:
+        raise ValueError(f"{name!r} is no name for a node: 1 to 255 bytes of printable characters are")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """A world of its own: the nodes that see each other.  ``path`` is its directory, which may not exist yet."""
+
+    name: str
+    path: str
+
+    @classmethod
+    def named(cls, name: str) -> Domain:
+        """The domain *name* in ``$PYZMP_DIR``, the user's runtime directory, or the system's temporary one.
+
+        Creates nothing.  Raises ValueError for a name that cannot be one, RegistryUnavailable for a
+        directory whose path is too long for a Unix socket.
+        """
+        if not _DOMAIN.fullmatch(name):
+            raise ValueError(f"{name!r} is no name for a domain: up to 40 letters, digits and _ . - are")
+        path = f"{_base()}/{name}"
+        if len(os.fsencode(path)) + RESERVED > PATH:
+            raise RegistryUnavailable(f"{path}: its {len(os.fsencode(path))} bytes are too many for a directory of "
+                                      f"sockets, which may have {PATH - RESERVED}; {WAY_OUT}")
+        return cls(name, path)
+
+    def make(self) -> None:
+        """Create the directory where it is missing, and check it; raises RegistryUnavailable, which says why not."""
+        base = str(Path(self.path).parent)
+        try:
+            if _chosen():
+                Path(base).mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check(base, make=True, others=0o022 if _chosen() else 0o077)
+            _check(self.path, make=True, others=0o077)
+        except OSError as error:
+            raise RegistryUnavailable(f"{error.filename or self.path}: {error.strerror}; {WAY_OUT}") from error
+
+    def exists(self) -> bool:
+        """Whether the directory is there; raises RegistryUnavailable where it is not private to this user."""
+        try:
+            _check(self.path, make=False, others=0o077)
+        except OSError:
+            return False
+        return True
+
+    def address_for(self, node: str) -> str:
+        """Where the node *node* listens: the same in each of its lives, and no name of another file of the domain."""
+        room = PATH - len(os.fsencode(self.path)) - len("/node-")
+        if _PLAIN.fullmatch(node) and len(node) <= room:
+            return f"ipc://{self.path}/node-{node}"
+        digest = hashlib.sha256(node.encode("utf-8", "surrogatepass")).hexdigest()[:14]
+        start = re.sub(r"[^a-z0-9_.-]", "", node.lower())[:max(0, min(16, room - len(digest) - 1))]
+        return f"ipc://{self.path}/node~{start}~{digest}"
+
+    def registry(self, counter: int) -> str:
+        """The address of the registry *counter*."""
+        return f"ipc://{self.path}/registry-{counter}"
+
+    def counters(self) -> list[int]:
+        """The counters of all registries that left a lock file, the highest first."""
+        with contextlib.suppress(FileNotFoundError):
+            found = (_LOCK.fullmatch(entry.name) for entry in Path(self.path).iterdir())
+            return sorted((int(match[1]) for match in found if match), reverse=True)
+        return []
+
+    def current(self, above: int = 0) -> int | None:
+        """The counter of the registry that lives, if it is higher than *above*."""
+        candidates = (counter for counter in self.counters() if counter > above)
+        return next((counter for counter in candidates if _is_held(self._lock(counter))), None)
+
+    def claim(self, above: int) -> tuple[int, Lock]:
+        """Make this process the next registry, higher than *above* and all before; its counter and its lock.
+
+        The lock files and sockets of dead registries are removed.  Their counters do not come back,
+        so nobody can be misled by a file that is gone.
+        """
+        while True:
+            counter = max([above, *self.counters()]) + 1
+            lock = Lock.take(self._lock(counter), os.O_EXCL)
+            if lock is not None:
+                break
+        for dead in self.counters():
+            if dead < counter and not _is_held(self._lock(dead)):
+                for path in (f"{self.path}/registry-{dead}", self._lock(dead)):
+                    Path(path).unlink(missing_ok=True)
+        return counter, lock
+
+    def start_lock(self) -> Lock | None:
+        """The right to start a registry, which keeps a crowd from starting one each; None while another has it.
+
+        It is no more than that: two that start at once get two counters, and the lower one steps down.
+        """
+        return Lock.take(f"{self.path}/start.lock")
+
+    def start(self, above: int, linger: float, lease: float) -> Starting:
+        """Begin to start a registry in a process of its own; it costs no waiting."""
+        return Starting(self, above, linger, lease)
+
+    def _lock(self, counter: int) -> str:
+        return f"{self.path}/registry-{counter}.lock"
+
+
+class Lock:
+    """A lock on a file, held until `release` or the end of the process."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    @classmethod
+    def take(cls, path: str, flags: int = 0) -> Lock | None:
+        """The lock on the file at *path*, or None where somebody else has it (or, with O_EXCL, made the file)."""
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
+        except FileExistsError:
+            return None
+        except OSError as error:
+            raise RegistryUnavailable(f"{path} cannot be made: {error.strerror}; {WAY_OUT}") from error
+        lock = cls(descriptor)
+        try:
+            taken = _try_lock(descriptor, fcntl.LOCK_EX, path)
+        except BaseException:
+            lock.close_inherited()
+            raise
+        if not taken:
+            lock.close_inherited()
+        return lock if taken else None
+
+    def release(self) -> None:
+        """Let others have it, also where a forked child holds a copy of the descriptor."""
+        if self.descriptor >= 0:
+            fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+            self.close_inherited()
+
+    def close_inherited(self) -> None:
+        """In a forked child: close the copy, and leave the lock to the parent."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+class Starting:
+    """A registry's process on its way.  ``pipe`` becomes readable when it is ready or has failed."""
+
+    def __init__(self, domain: Domain, above: int, linger: float, lease: float) -> None:
+        self._domain = domain
+        self.pipe, report = os.pipe()
+        package = Path(__file__).parents[1]
+        command = [sys.executable or "python3", "-c", _BOOT, domain.path, str(above), repr(linger), repr(lease),
+                   str(report), str(package), str(Path(msgspec.__file__).parents[1])]
+        try:
+            with open(f"{domain.path}/registry.log", "wb", opener=_open_private) as log:
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, pass_fds=(report,),
+                    cwd="/", start_new_session=True)
+        except OSError as error:
+            self.abandon()
+            raise RegistryUnavailable(f"the registry's process could not be started: {error}; {WAY_OUT}") from error
+        finally:
+            os.close(report)
+
+    def outcome(self) -> int:
+        """The counter of the registry, once ``pipe`` is readable; raises RegistryUnavailable where it failed."""
+        said = os.read(self.pipe, 4096).decode(errors="replace")
+        self.abandon()
+        if said.isdigit():
+            return int(said)
+        raise RegistryUnavailable(f"the registry's process failed to start: {said or self._last_words()}")
+
+    def abandon(self) -> None:
+        """Wait no longer.  A registry that starts all the same leaves by itself when nobody joins it."""
+        if self.pipe >= 0:
+            os.close(self.pipe)
+            self.pipe = -1
+            if hasattr(self, "_process"):
+                self._process.wait()  # it forks at once, and only the grandchild goes on
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(OSError):
+            path = Path(self._domain.path, "registry.log")
+            lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+            return f"{' '.join(lines[-2:]).strip()} (all of it is in {path})"
+        return "it ended without a word"
+
+
+def this_process(program: str = "") -> Member:
+    """The process that asks, as a member: a new one each time."""
+    started = _started(os.getpid())
+    return Member(os.urandom(8).hex(), socket.gethostname(), os.getpid(), f"{_space()}:{started}", program)
+
+
+def is_gone(member: Member) -> bool:
+    """Whether the member's process is known to have ended.  False where it cannot be known, as on another host."""
+    space, _, started = member.started.rpartition(":")
+    if not started or space != _space() or member.host != socket.gethostname():
+        return False
+    return _started(member.pid) != started
+
+
+def _space() -> str:
+    """Where process numbers mean what they mean here; empty where the system does not tell."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:13]
+        return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """When the process began, in the system's ticks; empty where it has ended or the system does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
+
+
+def _chosen() -> str:
+    return os.environ.get("PYZMP_DIR", "")
+
+
+def _base() -> str:
+    if _chosen():
+        return str(Path.cwd() / _chosen())
+    user = os.geteuid()
+    run = f"/run/user/{user}"
+    with contextlib.suppress(OSError):
+        if Path(run).stat().st_uid == user and os.access(run, os.W_OK | os.X_OK):
+            return f"{run}/pyzmp"
+    import tempfile  # costs as much as the rest of this module, and is seldom needed
+
+    return f"{tempfile.gettempdir()}/pyzmp-{user}"
+
+
+def _check(path: str, *, make: bool, others: int) -> None:
+    """Raise RegistryUnavailable unless *path* is a directory of this user that *others* have no rights to."""
+    if make:
+        with contextlib.suppress(FileExistsError):
+            Path(path).mkdir(0o700)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            kind = "a symbolic link" if Path(path).is_symlink() else "no directory"
+            raise RegistryUnavailable(f"{path} is {kind}, and is not followed; remove it, or {WAY_OUT}") from error
+        raise
+    try:
+        found = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    if found.st_uid != os.geteuid():
+        raise RegistryUnavailable(f"{path} belongs to user {found.st_uid}, and this is user {os.geteuid()}; {WAY_OUT}")
+    if stat.S_IMODE(found.st_mode) & others:
+        raise RegistryUnavailable(f"{path} has mode {stat.S_IMODE(found.st_mode):04o}, so others could reach into it; "
+                                  f"chmod 700 it, or {WAY_OUT}")
+    if make and not os.access(path, os.W_OK | os.X_OK):
+        raise RegistryUnavailable(f"{path} is not writable; {WAY_OUT}")
+
+
+def _is_held(path: str) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise RegistryUnavailable(f"{path} cannot be read: {error.strerror}; {WAY_OUT}") from error
+    try:
+        return not _try_lock(descriptor, fcntl.LOCK_SH, path)
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int, kind: int, path: str) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise RegistryUnavailable(f"{path} cannot be locked ({error.strerror}): the file system has no locks; "
+                                  f"{WAY_OUT}, on a local file system") from error
+    return True
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+

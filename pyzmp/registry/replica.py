@@ -1,0 +1,381 @@
+"""What one process knows of the graph, kept up to date by the registry, and what it tells the registry.
+
+A `Replica` lives on one asyncio loop and follows one registry after the other.  Lookups in its
+``view`` and waiting may be done from any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from pyzmp.exceptions import MalformedMessage, PyzmpError, RegistryUnavailable
+from pyzmp.protocol import facts
+from pyzmp.protocol.envelope import Hello, Note, Parcel
+from pyzmp.protocol.facts import Fact, Key, Position
+from pyzmp.protocol.graph import Outcome, View
+from pyzmp.registry.announcer import Announcer
+from pyzmp.registry.domain import is_gone
+from pyzmp.registry.finder import START, Finder
+from pyzmp.registry.server import BEAT
+from pyzmp.transport.context import Context
+from pyzmp.transport.loop import Session, session_id
+
+FIRST_LOOK = 1.0  # seconds that a process waits for its first snapshot, at most
+SILENCE = 3.0  # seconds without a beat after which a registry counts as lost
+_GLANCE = 0.05  # seconds between two looks for a registry while somebody waits and none is there
+_PAUSES = 0.01, 1.0  # seconds before connecting again: the first, doubled up to the last
+_PATIENCE = 4  # beats after which a question for what is missing is asked again
+
+T = TypeVar("T")
+log = logging.getLogger("pyzmp.registry")
+
+
+class Replica:
+    """The graph as *member*, this process, knows it, from the registries that *finder* finds.
+
+    ``view`` is always there; while no registry can be reached it keeps what was last known, and
+    ``stale_since`` (monotonic seconds, else None) says so.
+
+    Made before *loop* runs or in its thread, which alone may use what does not say otherwise.
+    """
+
+    def __init__(self, context: Context, loop: asyncio.AbstractEventLoop, member: facts.Member, finder: Finder) -> None:
+        self.view = View()
+        self.member = member
+        self.stale_since: float | None = time.monotonic()
+        self._context, self._loop, self._finder = context, loop, finder
+        self._announcer = Announcer(member, loop, self._say, self.view.reached)
+        self._takes_part = False
+        self._task: asyncio.Task[None] | None = None
+        self._session: Session | None = None
+        self._ended: asyncio.Future[str] = loop.create_future()
+        self._greeted = False
+        self._asked = 0  # beats since the question for what is missing; 0 when nothing is
+        self._silent = 0.0
+        self._above = 0  # registries up to this counter are not followed any more
+        self._wanted = asyncio.Event()
+        self._lookers: list[asyncio.Future[bool]] = []
+        self._lock = threading.Lock()
+        self._callbacks: tuple[Callable[[], object], ...] = ()
+        self._waiting = 0
+
+    # -- for any thread --------------------------------------------------------------------------------------------
+
+    @property
+    def following(self) -> bool:
+        """Whether the view is complete and kept up to date by a registry."""
+        return self.stale_since is None
+
+    def look(self, timeout: float = FIRST_LOOK) -> bool:
+        """Bring the view up to date if a registry is there; False where none is.  Not in the loop's own thread.
+
+        At once when one is followed; else waits for a snapshot, for *timeout* seconds at most.
+        """
+        if self.following:
+            return True
+        return asyncio.run_coroutine_threadsafe(self.connect(start=False, timeout=timeout), self._loop).result()
+
+    async def alook(self, timeout: float = FIRST_LOOK) -> bool:
+        """As `look`, on any loop."""
+        if self.following:
+            return True
+        asked = asyncio.run_coroutine_threadsafe(self.connect(start=False, timeout=timeout), self._loop)
+        return await asyncio.wrap_future(asked)
+
+    def on_change(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Have *callback* called, in the loop's thread, after each change of the view; returns what ends that."""
+        with self._lock:
+            self._callbacks = (*self._callbacks, callback)
+
+        def end() -> None:
+            with self._lock:
+                self._callbacks = tuple(known for known in self._callbacks if known is not callback)
+
+        return end
+
+    def wait_until(self, predicate: Callable[[View], T], timeout: float | None) -> T:
+        """Block until *predicate* holds for the view; what it said last, which is false when the time ran out.
+
+        Wakes on the change itself.  The predicate runs in the calling thread, which is not the loop's.
+        """
+        over = None if timeout is None else time.monotonic() + timeout
+        changed = threading.Event()
+        with self._attention(changed.set):
+            while True:
+                changed.clear()
+                said = predicate(self.view)
+                left = None if over is None else over - time.monotonic()
+                if said or (left is not None and left <= 0):
+                    return said
+                changed.wait(left)
+
+    async def await_until(self, predicate: Callable[[View], T], timeout: float | None) -> T:
+        """As `wait_until`, on any loop."""
+        loop = asyncio.get_running_loop()
+        over = None if timeout is None else loop.time() + timeout
+        changed = asyncio.Event()
+        with self._attention(lambda: loop.call_soon_threadsafe(changed.set)):
+            while True:
+                changed.clear()
+                said = predicate(self.view)
+                left = None if over is None else over - loop.time()
+                if said or (left is not None and left <= 0):
+                    return said
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(changed.wait(), left)
+
+    @contextlib.contextmanager
+    def _attention(self, wake: Callable[[], object]) -> Iterator[None]:
+        """Call *wake* on each change, and look for a registry meanwhile where none is followed."""
+        end = self.on_change(wake)
+        with self._lock:
+            self._waiting += 1
+        try:
+            if not self.following:
+                self._loop.call_soon_threadsafe(self._want)
+            yield
+        finally:
+            end()
+            with self._lock:
+                self._waiting -= 1
+
+    # -- for the loop's thread -------------------------------------------------------------------------------------
+
+    async def connect(self, *, start: bool, timeout: float = START) -> bool:
+        """Follow the domain's registry; True once the view is complete.
+
+        *start*: take part in the domain, and start a registry where none is; raises
+        RegistryUnavailable where that fails or takes longer than *timeout* seconds.  Without it
+        only look, and return False where no registry is there or it does not answer in time.
+        """
+        if start and not self._takes_part:
+            self._takes_part = True
+            if self._greeted:
+                self._announcer.introduce()
+        if self.following:
+            return True
+        looker: asyncio.Future[bool] = self._loop.create_future()
+        self._lookers.append(looker)
+        self._want()
+        try:
+            return await asyncio.wait_for(looker, timeout)
+        except asyncio.TimeoutError as error:
+            if not start:
+                return False
+            raise RegistryUnavailable(f"no registry answered within {timeout:g} s in {self._finder.place}") from error
+
+    async def announce(self, new: Iterable[Fact], timeout: float = START) -> Position:
+        """Put facts of this process into the graph; where they are, in this process's view too, when it returns.
+
+        All of them or none.  What is announced in one turn of the loop travels together.  Raises
+        NodeExists where the name of a node is taken, RegistryUnavailable where no registry can be
+        had in *timeout* seconds.
+        """
+        return await self._settled(self._announcer.announce(new), timeout)
+
+    async def withdraw(self, keys: Iterable[Key], timeout: float = START) -> Position:
+        """Take facts of this process out of the graph, a node with its services, and out of this process's view.
+
+        Raises RegistryUnavailable where no registry can be had in *timeout* seconds; the next one
+        will not hear of them either.
+        """
+        return await self._settled(self._announcer.withdraw(keys), timeout)
+
+    async def close(self) -> None:
+        """Leave: withdraw what this process owns, and end the connection.  Nothing is left afterwards."""
+        error = RegistryUnavailable("the connection to the registry was closed by this process")
+        self._announcer.close(error)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._finder.close()
+        self._report(error)
+
+    def close_inherited(self) -> None:
+        """In a forked child: close the descriptors of locks and pipes, and leave what they mean to the parent."""
+        self._finder.close_inherited()
+
+    async def _settled(self, asked: asyncio.Future[Position], timeout: float) -> Position:
+        try:
+            if not self._takes_part or not self.following:
+                await self.connect(start=True, timeout=timeout)
+            return await asyncio.wait_for(asyncio.shield(asked), timeout)
+        except asyncio.TimeoutError as error:
+            self._announcer.give_up(asked)
+            raise RegistryUnavailable(f"no registry answered within {timeout:g} s in {self._finder.place}") from error
+        except (RegistryUnavailable, asyncio.CancelledError):
+            self._announcer.give_up(asked)
+            raise
+
+    def _want(self) -> None:
+        self._wanted.set()
+        if self._task is None:
+            self._task = self._loop.create_task(self._run())
+
+    async def _run(self) -> None:
+        """Find a registry, follow it until that ends, and again."""
+        pause, failing = _PAUSES[0], self._loop.time()
+        while True:
+            address = await self._find()
+            if address is None:
+                await self._rest(pause)
+            elif await self._follow(address):
+                pause, failing = _PAUSES[0], self._loop.time()
+                continue
+            else:
+                if self._takes_part and self._loop.time() > failing + SILENCE:
+                    self._above = max(self._above, int(address.rpartition("-")[2]))  # it has the lock, and is deaf
+                await asyncio.sleep(pause * random.uniform(0.5, 1))
+            pause = min(2 * pause, _PAUSES[1])
+
+    async def _find(self) -> str | None:
+        self._wanted.clear()
+        try:
+            address = await self._finder.find(self._above, start=self._takes_part)
+        except (PyzmpError, OSError) as error:
+            self._report(error)
+            return None
+        if address is None:
+            self._bury()
+            self._report(False)
+        return address
+
+    async def _rest(self, pause: float) -> None:
+        """Nothing to follow: wait until it is worth another look."""
+        glance = _GLANCE if self._waiting else pause if self._takes_part else None
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._wanted.wait(), glance)
+
+    def _bury(self) -> None:
+        """Where no registry is and every member is known to be gone, so is the graph."""
+        members = [fact for fact in self.view.facts.all() if isinstance(fact, facts.Member)]
+        if members and all(is_gone(member) for member in members):
+            self.view.forget()
+            self._changed()
+
+    async def _follow(self, address: str) -> bool:
+        """Follow the registry at *address* until the session ends; False where it never answered."""
+        self._ended, self._greeted, self._asked, self._silent = self._loop.create_future(), False, 0, 0.0
+        hello = Hello(session_id(), self.member.id)
+        self._session = session = Session(self._context, address, hello, on_parcel=self._received, on_end=self._over)
+        session.attach(self._loop)
+        ticking = self._loop.create_task(self._tick())
+        try:
+            log.debug("%s: %s", address, await self._ended)
+            return self._greeted
+        finally:
+            ticking.cancel()
+            self._announcer.interrupt()
+            session.close()
+            self._session, self._greeted = None, False
+            if self.stale_since is None:
+                self.stale_since = time.monotonic()
+                self._changed()
+
+    async def _tick(self) -> None:
+        """Count the silence in our own turns, so that a process that was stopped does not blame the registry."""
+        while self._silent < SILENCE:
+            await asyncio.sleep(BEAT)
+            self._silent += BEAT
+        if self._greeted and self._takes_part and self.view.position is not None:
+            self._above = max(self._above, self.view.position.epoch.counter)
+        self._over(f"the registry was silent for {SILENCE:g} s")
+
+    def _over(self, reason: str) -> None:
+        if not self._ended.done():
+            self._ended.set_result(reason)
+
+    def _received(self, parcel: Parcel) -> None:
+        self._silent = 0.0
+        try:
+            if not isinstance(parcel.message, Note):
+                raise MalformedMessage(f"a {type(parcel.message).__name__} from a registry")
+            message = facts.decode(parcel.message.body)
+        except MalformedMessage as error:
+            log.warning("the registry sent a malformed message, dropped: %s", error)
+            return
+        if isinstance(message, facts.Beat):
+            self._hear(message)
+        elif isinstance(message, facts.Snapshot | facts.Commit):
+            self._learn(message)
+        elif isinstance(message, facts.Settled):
+            self._announcer.settle(message)
+
+    def _hear(self, beat: facts.Beat) -> None:
+        outcome = self.view.hear(beat)
+        if outcome is Outcome.FOREIGN:
+            self._estrange(beat.position)
+        elif not self._greeted:
+            self._greet(beat.position)
+        elif outcome is Outcome.GAP:
+            if self._asked % _PATIENCE == 0:
+                self._say(facts.Follow(self.view.position))
+            self._asked += 1
+        else:
+            self._asked = 0
+            self._complete()
+
+    def _estrange(self, position: Position) -> None:
+        """The registry's counters began anew, as after the loss of the directory.
+
+        A member starts one above what is known, so that no view goes back; an observer begins anew too.
+        """
+        if self._takes_part and self.view.position is not None:
+            self._above = self.view.position.epoch.counter
+        else:
+            self.view.forget()
+        self._over(f"the registry's epoch {position.epoch} is not after the one that was followed")
+
+    def _greet(self, position: Position) -> None:
+        """The first word of a session: tell the registry what is known, and follow it."""
+        self._greeted = True
+        mine = self.view.position
+        if self._takes_part:
+            new = mine is not None and mine.epoch != position.epoch
+            self._announcer.introduce(
+                fact for fact in self.view.facts.all() if new and fact.owner != self.member.id)
+        self._asked = 1
+        self._say(facts.Follow(mine))
+
+    def _learn(self, news: facts.Snapshot | facts.Commit) -> None:
+        before = self.view.position
+        outcome = self.view.load(news) if isinstance(news, facts.Snapshot) else self.view.apply(news)
+        if outcome is Outcome.GAP and self._asked == 0:
+            self._asked = 1
+            self._say(facts.Follow(before))
+        if self.view.position != before:
+            self._announcer.learn(news.puts if isinstance(news, facts.Commit) else self.view.facts.all())
+            self._changed()
+
+    def _complete(self) -> None:
+        if self.stale_since is not None:
+            self.stale_since = None
+            self._changed()
+        self._report(True)
+
+    def _changed(self) -> None:
+        self._announcer.arrive()
+        for callback in self._callbacks:
+            callback()
+
+    def _report(self, found: bool | Exception) -> None:
+        """Answer all who wait for a connection."""
+        lookers, self._lookers = self._lookers, []
+        for looker in lookers:
+            if looker.done():
+                continue
+            if isinstance(found, bool):
+                looker.set_result(found)
+            else:
+                looker.set_exception(found)
+
+    def _say(self, message: facts.Message) -> None:
+        if self._session is not None:
+            self._session.send(Note(facts.encode(message)))

@@ -1,0 +1,293 @@
+"""Links over ZeroMQ: a DEALER that calls, a ROUTER that listens, and the monitors that tell of their connections.
+
+A link moves frames and tells when a connection opens and ends; what the frames mean is not its
+business.  It never blocks but in `wait`, and is used by one thread at a time.
+`pyzmp.transport.memory` is its twin without sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import stat
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import zmq
+
+from pyzmp.exceptions import AddressInUse, InvalidAddress
+from pyzmp.protocol.envelope import FRAMES, LOCAL_SIZE, Buffer
+from pyzmp.transport.address import Address, parse
+from pyzmp.transport.context import Context
+
+HEARTBEAT = 1000  # milliseconds between the heartbeats of a connection
+HEARTBEAT_TIMEOUT = 3000  # milliseconds without an answer after which it has ended
+HANDSHAKE = 3000  # milliseconds in which a connection must be ready
+QUEUE = 65536  # messages in a socket's own queue: far above any window, so that it never decides
+REBIND = 1.0  # seconds in which a port that was just left may still be taken
+ZERO_COPY = 16384  # bytes from which on a frame is sent without a copy
+
+_OPENED = zmq.EVENT_HANDSHAKE_SUCCEEDED
+_ENDED = {
+    zmq.EVENT_CLOSED: "nobody listens there",
+    zmq.EVENT_CONNECT_RETRIED: "nobody listens there",
+    zmq.EVENT_DISCONNECTED: "the connection ended",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "the handshake failed",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "the handshake failed: what listens there does not speak ZeroMQ's protocol",
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "the handshake failed: refused",
+}
+_CALLER_EVENTS = _OPENED
+for _event in _ENDED:
+    _CALLER_EVENTS |= _event
+
+
+class Frames(list[Buffer]):
+    """The frames of one message, as received.  ``source`` is the descriptor they came through, or -1."""
+
+    source = -1
+
+
+class Connection:
+    """The caller's end: one connection to one listener.  Once ended it stays so; there is no reconnecting.
+
+    ``opened`` is True once the handshake is done, ``ended`` the reason once it is over, else None.
+    """
+
+    def __init__(self, context: Context, address: Address) -> None:
+        self.address = address
+        self.opened = False
+        self.ended: str | None = None
+        self._context = context
+        self._socket = context.socket(zmq.DEALER)
+        self._monitor = context.monitor(self._socket, _CALLER_EVENTS)
+        self._poller = zmq.Poller()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
+        _configure(self._socket)
+        self._socket.set(zmq.RECONNECT_IVL, -1)
+        self._socket.set(zmq.CONNECT_TIMEOUT, HANDSHAKE)
+        context.uses(address)
+        if address.scheme == "inproc":  # has no handshake to watch, and would wait for a listener for ever
+            self.opened = context.listens(address)
+            self.ended = None if self.opened else "nobody listens there"
+        try:
+            self._socket.connect(str(address))
+        except zmq.ZMQError as error:
+            self.ended = f"the address cannot be connected to: {error.strerror}"
+
+    def attach(self, loop: asyncio.AbstractEventLoop, wake: Callable[[], object]) -> None:
+        """Have *loop* call *wake* whenever there may be something to `update` or `receive`."""
+        self._loop = loop
+        for end in (self._socket, self._monitor):
+            loop.add_reader(end.get(zmq.FD), wake)
+        loop.call_soon(wake)  # what came before is not told again
+
+    def wait(self, timeout: float) -> None:
+        """Block until there is something to `update` or `receive`, or *timeout* seconds are over."""
+        self._poller.poll(max(0, int(timeout * 1000) + 1))
+
+    def update(self) -> None:
+        """Bring ``opened`` and ``ended`` up to date."""
+        while self._monitor.get(zmq.EVENTS) & zmq.POLLIN:
+            event, _ = _event_of(self._monitor)
+            if event == _OPENED:
+                self.opened = True
+            elif self.ended is None:
+                self.ended = _ENDED.get(event)
+
+    def send(self, frames: Sequence[Buffer]) -> bool:
+        """Send one message; False where the connection has no room for it or is over."""
+        try:
+            _send(self._socket, frames)
+        except zmq.ZMQError:
+            return False
+        return True
+
+    def receive(self) -> Frames | None:
+        """The frames of the next message, or None where none is there.  An oversized message is empty frames."""
+        try:
+            first = self._socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        return _gather(self._socket, first)
+
+    def pending(self) -> bool:
+        """Whether `receive` or `update` has something, which ZeroMQ's descriptor may not tell again after a send."""
+        return bool((self._socket.get(zmq.EVENTS) | self._monitor.get(zmq.EVENTS)) & zmq.POLLIN)
+
+    def close(self) -> None:
+        """Give the connection up.  What was sent may still leave.  Once is enough, twice does no harm."""
+        if self._socket.closed:
+            return
+        self.ended = self.ended or "the connection was closed here"
+        if self._loop is not None and not self._loop.is_closed():
+            for end in (self._socket, self._monitor):
+                self._loop.remove_reader(end.get(zmq.FD))
+        self._context.leaves(self.address)
+        self._socket.disable_monitor()
+        self._monitor.close(0)
+        self._socket.close()
+
+
+class Listener:
+    """The listening end: any number of connections, each with a key that is told with each message."""
+
+    def __init__(self, context: Context, address: Address) -> None:
+        self._context = context
+        self._socket = context.socket(zmq.ROUTER)
+        self._monitor = context.monitor(self._socket, zmq.EVENT_DISCONNECTED)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._keys: dict[int, bytes] = {}
+        _configure(self._socket)
+        self._socket.set(zmq.ROUTER_MANDATORY, 1)
+        self._socket.set(zmq.BACKLOG, 1024)
+        if address.scheme == "ipc":
+            self._socket.set(zmq.IPC_FILTER_UID, os.getuid())
+        try:
+            self.address = self._bind(address)
+        except BaseException:
+            self._discard()
+            raise
+        context.uses(self.address, listens=True)
+
+    def _bind(self, address: Address) -> Address:
+        if address.scheme == "ipc":
+            _check_path(address)
+        over = time.monotonic() + REBIND
+        while True:
+            try:
+                self._socket.bind(str(address))
+                return parse(self._socket.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode())
+            except zmq.ZMQError as error:
+                # A port that was just left stays taken for a moment, while its last connections go.
+                if error.errno != errno.EADDRINUSE or address.scheme != "tcp" or time.monotonic() > over:
+                    raise _bind_error(address, error) from error
+                time.sleep(0.01)
+
+    def attach(self, loop: asyncio.AbstractEventLoop, wake: Callable[[], object]) -> None:
+        """Have *loop* call *wake* whenever there may be something to `receive` or somebody `left`."""
+        self._loop = loop
+        for end in (self._socket, self._monitor):
+            loop.add_reader(end.get(zmq.FD), wake)
+        loop.call_soon(wake)
+
+    def receive(self) -> tuple[bytes, Frames] | None:
+        """The next message and the key of its connection, or None.  An oversized message is empty frames."""
+        try:
+            key = self._socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        if not self._socket.get(zmq.RCVMORE):
+            return key, Frames()
+        first = self._socket.recv(copy=False)
+        frames = _gather(self._socket, first.bytes)
+        if self.address.scheme != "inproc":
+            frames.source = first.get(zmq.SRCFD)
+        return key, frames
+
+    def knows(self, key: bytes, source: int) -> None:
+        """Remember that the connection *key* uses the descriptor *source*, so that `left` can name it."""
+        if source >= 0:
+            self._keys[source] = key
+
+    def left(self) -> Iterator[bytes]:
+        """The keys of the connections that have ended since the last time."""
+        while self._monitor.get(zmq.EVENTS) & zmq.POLLIN:
+            _, value = _event_of(self._monitor)
+            key = self._keys.pop(value, None)
+            if key is not None:
+                yield key
+
+    def pending(self) -> bool:
+        """Whether there is something to `receive`, which ZeroMQ's descriptor may not tell again after a send."""
+        return bool((self._socket.get(zmq.EVENTS) | self._monitor.get(zmq.EVENTS)) & zmq.POLLIN)
+
+    def send(self, key: bytes, frames: Sequence[Buffer]) -> bool:
+        """Send one message to the connection *key*; False where it is gone or has no room."""
+        try:
+            _send(self._socket, [key, *frames])
+        except zmq.ZMQError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Stop listening and end every connection.  What was sent may still leave."""
+        if self._socket.closed:
+            return
+        if self._loop is not None and not self._loop.is_closed():
+            for end in (self._socket, self._monitor):
+                self._loop.remove_reader(end.get(zmq.FD))
+        self._context.leaves(self.address, listens=True)
+        self._discard()
+
+    def _discard(self) -> None:
+        self._socket.disable_monitor()
+        self._monitor.close(0)
+        self._socket.close()
+
+
+def _configure(made: zmq.Socket[bytes]) -> None:
+    made.set(zmq.HEARTBEAT_IVL, HEARTBEAT)
+    made.set(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT)
+    made.set(zmq.HANDSHAKE_IVL, HANDSHAKE)
+    made.set(zmq.SNDHWM, QUEUE)
+    made.set(zmq.RCVHWM, QUEUE)
+    made.set(zmq.MAXMSGSIZE, LOCAL_SIZE)
+
+
+def _send(end: zmq.Socket[bytes], frames: Sequence[Buffer]) -> None:
+    last = len(frames) - 1
+    for index, frame in enumerate(frames):
+        # Only the first frame can find the queue full: ZeroMQ takes a message whole or not at all.
+        flags = zmq.NOBLOCK | (zmq.SNDMORE if index < last else 0)
+        end.send(frame, flags, copy=memoryview(frame).nbytes < ZERO_COPY)
+
+
+def _gather(end: zmq.Socket[bytes], first: Buffer) -> Frames:
+    """The rest of a message behind *first*, which stops being kept beyond the limits: its frames are empty then."""
+    frames = Frames([first])
+    size = len(first)
+    while end.get(zmq.RCVMORE):
+        frame = end.recv(copy=False)
+        size += len(frame)
+        if len(frames) <= FRAMES and size <= LOCAL_SIZE:
+            frames.append(frame.buffer)
+    if len(frames) > FRAMES or size > LOCAL_SIZE:
+        frames.clear()
+    return frames
+
+
+def _event_of(monitor: zmq.Socket[bytes]) -> tuple[int, int]:
+    head, _ = monitor.recv_multipart()
+    event, value = struct.unpack("=hi", head)
+    return event & 0xFFFF, value
+
+
+def _check_path(address: Address) -> None:
+    """Raise AddressInUse unless nothing is at the path, or a socket of ours that nobody listens to any more.
+
+    ZeroMQ itself removes whatever is there, be it a file or the socket of a living node.
+    """
+    try:
+        found = os.lstat(address.rest)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise AddressInUse(error.errno, f"{address} cannot be bound: {error.strerror}") from error
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.getuid():
+        raise AddressInUse(errno.EEXIST, f"{address} cannot be bound: what is there is not a socket of this user")
+    with socket.socket(socket.AF_UNIX) as probe:
+        with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
+            probe.connect(address.rest)
+            raise AddressInUse(errno.EADDRINUSE, f"{address} cannot be bound: somebody listens there")
+
+
+def _bind_error(address: Address, error: zmq.ZMQError) -> AddressInUse | InvalidAddress:
+    if error.errno in (errno.EINVAL, errno.ENODEV, zmq.EPROTONOSUPPORT):
+        return InvalidAddress(f"{address} cannot be bound: {error.strerror}")
+    return AddressInUse(error.errno, f"{address} cannot be bound: {error.strerror}")

@@ -1,0 +1,357 @@
+"""Sessions: links with a greeting, batches and a turn of the loop, on both sides.
+
+A `Session` is the caller's end.  It is driven by whoever calls `pump`: an asyncio loop that it is
+attached to, or a thread that blocks in `wait`.  A `Server` is the listening end, on one asyncio
+loop, with any number of addresses; each caller that has greeted is a `Peer`.
+
+The flush rule: a message goes out in the call that makes it, unless another went out in this turn
+of the loop; the rest goes when the turn ends, or when `GATHER` messages or bytes are there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+
+from pyzmp.exceptions import MalformedMessage
+from pyzmp.protocol import envelope
+from pyzmp.protocol.envelope import Buffer, Goodbye, Hello, Message, Parcel, Welcome
+from pyzmp.transport.address import Address, check_bind, parse
+from pyzmp.transport.context import Context
+from pyzmp.transport.link import Connection, Frames, Listener
+from pyzmp.transport.memory import MemoryConnection, MemoryListener
+
+GATHER = 64  # messages that go out together, at most
+GATHER_BYTES = 64 * 1024
+DRAIN = 256  # messages that one address handles before the loop's other business has its turn
+
+log = logging.getLogger("pyzmp.transport")
+
+
+class _Outbox:
+    """What one end has to send, by the flush rule.  Without a loop everything goes at once."""
+
+    __slots__ = ("_buffers", "_gathered", "_loop", "_send", "_size", "_turn")
+
+    def __init__(self, send: Callable[[Sequence[Buffer]], bool], loop: asyncio.AbstractEventLoop | None) -> None:
+        self._send = send
+        self._loop = loop
+        self._gathered: list[bytes] = []
+        self._buffers: list[Buffer] = []
+        self._size = 0
+        self._turn = False
+
+    def put(self, message: Message, buffers: Sequence[Buffer]) -> None:
+        encoded = envelope.encode(message)
+        if not self._turn:
+            if self._loop is not None:
+                self._turn = True
+                self._loop.call_soon(self._end_turn)
+            self._send([envelope.pack([encoded]), *buffers])
+            return
+        self._gathered.append(encoded)
+        self._buffers.extend(buffers)
+        self._size += len(encoded)
+        if len(self._gathered) >= GATHER or self._size >= GATHER_BYTES or len(self._buffers) >= GATHER:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._gathered:
+            frames = [envelope.pack(self._gathered), *self._buffers]
+            self._gathered, self._buffers, self._size = [], [], 0
+            self._send(frames)
+
+    def _end_turn(self) -> None:
+        self._turn = False
+        self.flush()
+
+
+class Session:
+    """The caller's end of one connection, used by one thread or loop.
+
+    It opens by itself; what is sent before that waits, and leaves right behind the greeting.  Once
+    ``ended`` (the reason, as text) it stays so.  ``on_parcel`` gets what arrives, ``on_end`` is
+    called once with the reason; both run in `pump`.
+    """
+
+    def __init__(self, context: Context, address: str, hello: Hello, *, on_parcel: Callable[[Parcel], object],
+                 on_end: Callable[[str], object]) -> None:
+        parsed = parse(address)
+        self.address = address
+        self.hello = hello
+        self.welcome: Welcome | None = None
+        self.ended: str | None = None
+        self.sent = False  # whether anything has left
+        self.malformed = 0
+        self._on_parcel = on_parcel
+        self._on_end = on_end
+        self._held: list[tuple[Message, Sequence[Buffer]]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._link: Connection | MemoryConnection = (MemoryConnection if parsed.scheme == "memory" else Connection)(
+            context, parsed)
+        self._outbox = _Outbox(self._transmit, None)
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let *loop*, which is the running one, pump from now on."""
+        self._loop = loop
+        self._outbox = _Outbox(self._transmit, loop)
+        self._link.attach(loop, self.pump)
+
+    def wait(self, timeout: float) -> None:
+        """Block until there is something to `pump`, or *timeout* seconds are over."""
+        self._link.wait(timeout)
+
+    def send(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
+        """Send, or hold until the session is open.  After the end it is dropped: ``on_end`` was told."""
+        if self.sent:
+            self._outbox.put(message, buffers)
+        elif self.ended is None:
+            self._held.append((message, buffers))
+
+    def pump(self) -> None:
+        """Handle all that has happened to the connection."""
+        if self.ended is not None:
+            return
+        self._link.update()
+        if self._link.opened and not self.sent:
+            self._greet()
+        for _ in range(DRAIN):
+            frames = self._link.receive() if self.ended is None else None
+            if frames is None:
+                break
+            self._handle(frames)
+        else:
+            if self._loop is not None:
+                self._loop.call_soon(self.pump)
+            return
+        if self.ended is None and self._link.ended is not None:
+            self._end(self._link.ended)
+
+    def catch_up(self) -> None:
+        """Handle what happened while nobody was looking, for a thread that comes back to the session."""
+        if self.ended is None and (self._link.pending() or not self.sent):
+            self.pump()
+
+    def close(self) -> None:
+        """End the session; the listener is told."""
+        if self.ended is None and self.sent:
+            self._outbox.put(Goodbye("closed by the caller"), ())
+            self._outbox.flush()
+        self._end("the session was closed here")
+
+    def _greet(self) -> None:
+        self.sent = True
+        held, self._held = [(self.hello, ()), *self._held], []
+        for message, buffers in held:
+            self._outbox.put(message, buffers)
+
+    def _transmit(self, frames: Sequence[Buffer]) -> bool:
+        done = self._link.send(frames)
+        if self._loop is not None:
+            if not done:
+                self._loop.call_soon(self._end, "the connection ended or has no room")
+            elif self._link.pending():
+                self._loop.call_soon(self.pump)
+        elif not done:
+            self._end("the connection ended or has no room")
+        return done
+
+    def _handle(self, frames: Sequence[Buffer]) -> None:
+        try:
+            parcels = envelope.unpack(frames)
+        except MalformedMessage as error:
+            self.malformed += 1
+            if self.malformed == 1:
+                log.warning("%s sent a malformed message, dropped: %s", self.address, error)
+            return
+        for parcel in parcels:
+            message = parcel.message
+            if type(message) is Welcome:
+                self.welcome = message
+            elif type(message) is Goodbye:
+                self._end(message.reason)
+            else:
+                self._on_parcel(parcel)
+
+    def _end(self, reason: str) -> None:
+        if self.ended is None:
+            self.ended = reason
+            self._link.close()
+            self._on_end(reason)
+
+
+class Peer:
+    """One caller of a `Server`, after its greeting.  Belongs to the server's loop."""
+
+    __slots__ = ("_outbox", "hello", "key", "listener", "state")
+
+    def __init__(self, server: Server, listener: Listener | MemoryListener, key: bytes, hello: Hello) -> None:
+        self.listener = listener
+        self.key = key
+        self.hello = hello
+        self.state: object = None  # for the room above
+        self._outbox = _Outbox(lambda frames: server.transmit(self, frames), server.loop)
+
+    def send(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
+        """Send by the flush rule; dropped where the caller is gone."""
+        self._outbox.put(message, buffers)
+
+    def flush(self) -> None:
+        """Let everything leave now."""
+        self._outbox.flush()
+
+
+class Server:
+    """The listening end on *loop*, whose thread alone may use it.
+
+    ``on_open`` is called when a caller has greeted, ``on_parcel`` for each of its messages, and
+    ``on_end`` once when it is gone.  Whatever a peer sends, the server goes on: what is no message
+    of ours is counted in ``malformed``, logged once per peer and dropped.
+    """
+
+    def __init__(self, context: Context, loop: asyncio.AbstractEventLoop, name: str, *,
+                 on_parcel: Callable[[Peer, Parcel], object],
+                 on_open: Callable[[Peer], object] = lambda peer: None,
+                 on_end: Callable[[Peer], object] = lambda peer: None) -> None:
+        self.loop = loop
+        self.name = name
+        self.malformed = 0
+        self._context = context
+        self._on_parcel, self._on_open, self._on_end = on_parcel, on_open, on_end
+        self._listeners: dict[str, Listener | MemoryListener] = {}
+        self._peers: dict[tuple[str, bytes], Peer] = {}
+        self._blamed: set[tuple[str, bytes]] = set()
+        self._draining = False
+
+    @property
+    def peers(self) -> list[Peer]:
+        """The callers that have greeted and are not gone."""
+        return list(self._peers.values())
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where this server can be reached."""
+        return list(self._listeners)
+
+    def bind(self, address: str, *, insecure: bool = False) -> str:
+        """Listen at *address* too; the address in full, with the port that was chosen for ``*``.
+
+        Raises InvalidAddress and AddressInUse, which say what is wrong.
+        """
+        parsed: Address = check_bind(address, insecure=insecure)
+        listener = (MemoryListener if parsed.scheme == "memory" else Listener)(self._context, parsed)
+        bound = str(listener.address)
+        self._listeners[bound] = listener
+        listener.attach(self.loop, lambda: self._drain(bound))
+        return bound
+
+    def unbind(self, address: str) -> None:
+        """Stop listening at *address*; its callers are told."""
+        listener = self._listeners.pop(address, None)
+        if listener is not None:
+            for place, peer in list(self._peers.items()):
+                if place[0] == address:
+                    peer.send(Goodbye("the listener closes"))
+                    peer.flush()
+                    self._forget(place)
+            listener.close()
+
+    def close(self) -> None:
+        """Stop listening everywhere."""
+        for address in list(self._listeners):
+            self.unbind(address)
+
+    def transmit(self, peer: Peer, frames: Sequence[Buffer]) -> bool:
+        """Send frames to *peer* now; False where it is gone."""
+        done = peer.listener.send(peer.key, frames)
+        if not self._draining and peer.listener.pending():
+            self.loop.call_soon(self._drain, str(peer.listener.address))
+        return done
+
+    def _drain(self, address: str) -> None:
+        listener = self._listeners.get(address)
+        if listener is None or self._draining:
+            return
+        self._draining = True
+        try:
+            if self._receive(address, listener):
+                self.loop.call_soon(self._drain, address)
+        finally:
+            self._draining = False
+
+    def _receive(self, address: str, listener: Listener | MemoryListener) -> bool:
+        """Handle what has come; True where there is more than a turn's worth."""
+        for key in listener.left():
+            self._forget((address, key))
+        for _ in range(DRAIN):
+            received = listener.receive()
+            if received is None:
+                return False
+            self._handle(address, listener, *received)
+            if self._listeners.get(address) is not listener:
+                return False
+        return True
+
+    def _handle(self, address: str, listener: Listener | MemoryListener, key: bytes, frames: Frames) -> None:
+        place = (address, key)
+        try:
+            parcels = envelope.unpack(frames)
+        except MalformedMessage as error:
+            self.blame(place, str(error))
+            if frames and len(frames[0]) and frames[0][0] != envelope.VERSION:
+                listener.send(key, [envelope.pack([envelope.encode(Goodbye(str(error)))])])
+            return
+        peer = self._peers.get(place)
+        for parcel in parcels:
+            message = parcel.message
+            if peer is None:
+                if type(message) is Goodbye:  # overtaken by the end of its own connection
+                    return
+                peer = self._greeted(place, listener, message, frames.source)
+                if peer is None:
+                    return
+            elif type(message) is Hello:
+                self.blame(place, "a second Hello")
+            elif type(message) is Goodbye:
+                self._forget(place)
+                return
+            else:
+                self._on_parcel(peer, parcel)
+
+    def _greeted(self, place: tuple[str, bytes], listener: Listener | MemoryListener, message: Message,
+                 source: int) -> Peer | None:
+        """The peer that *message* introduces, or None."""
+        if type(message) is not Hello:
+            self.blame(place, f"a {type(message).__name__} before the greeting")
+            return None
+        if message.loop not in ("", self.name):
+            reason = f"the loop {message.loop} is gone; {self.name} listens at {place[0]} now"
+            listener.send(place[1], [envelope.pack([envelope.encode(Goodbye(reason))])])
+            return None
+        for key in listener.left():  # a descriptor is used again: its old connection must be forgotten first
+            self._forget((place[0], key))
+        listener.knows(place[1], source)
+        peer = self._peers[place] = Peer(self, listener, place[1], message)
+        peer.send(Welcome(self.name))
+        self._on_open(peer)
+        return peer
+
+    def blame(self, place: tuple[str, bytes], reason: str) -> None:
+        """Count a malformed message, and log the first of each peer."""
+        self.malformed += 1
+        if place not in self._blamed and len(self._blamed) < DRAIN:
+            self._blamed.add(place)
+            log.warning("%s: a peer sent a malformed message, dropped: %s", place[0], reason)
+
+    def _forget(self, place: tuple[str, bytes]) -> None:
+        self._blamed.discard(place)
+        peer = self._peers.pop(place, None)
+        if peer is not None:
+            self._on_end(peer)
+
+
+def session_id() -> bytes:
+    """A new name for a session."""
+    return secrets.token_bytes(16)
