@@ -17,6 +17,8 @@ from pyzmp.exceptions import StartError
 from pyzmp.launchers.base import DRAIN, Control, Handle, Launcher, NotReady, end
 from pyzmp.launchers.process import ProcessLauncher, default_authkey
 
+__all__ = ["DRAIN", "START", "CoProcess", "Step"]
+
 #: Seconds: the longest start where no timeout is given, and what a shutdown waits after SIGTERM and after SIGKILL.
 START, TERMINATE, KILL = 30.0, 1.0, 1.0
 

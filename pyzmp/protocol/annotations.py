@@ -28,6 +28,7 @@ from pyzmp.protocol import arrays
 NATIVE = (bytes, datetime, date, time, timedelta, Decimal, UUID)
 _LONG = 32      # from here on msgspec is faster than its preparation takes
 _ARRAYS = (list, tuple, set, frozenset)
+_TAGS = (str, int, bytes, bool)
 _WAY_OUT = "use a dataclass, plain types, or Any"
 
 
@@ -42,10 +43,6 @@ class Mismatch(Exception):
         super().__init__(expected)
         self.reason = reason or f"expected {expected}, got {name_of(got)}"
         self.parts: list[str] = []
-
-    def inside(self, part: str) -> Mismatch:
-        self.parts.append(part)
-        return self
 
     @property
     def path(self) -> str:
@@ -64,19 +61,26 @@ class _Everything(frozenset[type]):
 class Form:
     """What one annotation says."""
 
-    __slots__ = ("convert", "disguised", "exact", "keys", "literals", "plain", "schema", "text", "wire")
+    __slots__ = ("convert", "deep", "exact", "keys", "literals", "own", "plain", "schema", "text", "wire")
 
     def __init__(self, text: str, convert: Callable[[Any], Any], *, wire: frozenset[type], schema: str = "",
-                 exact: frozenset[type] = frozenset(), plain: Any = None, disguised: bool = False) -> None:
+                 exact: frozenset[type] = frozenset(), plain: Any = None, own: type | None = None,
+                 deep: bool = False) -> None:
         self.text = text
         self.convert = convert              # the value as it arrives, or Mismatch
         self.wire = wire                    # the types that the codec may make of it
         self.schema = schema or text        # the same in every interpreter, equal where the rules are
         self.exact = exact                  # a value of exactly these types needs no look inside
         self.plain = plain                  # the annotation, where msgspec has the same rules
-        self.disguised = disguised          # it arrives as something else, and is converted
+        self.own = own                      # the class that arrives as something else, and is converted
+        self.deep = deep                    # records are in it, which may be in themselves
         self.keys: frozenset[str] = frozenset()              # a record's: the names of its fields
         self.literals: dict[str, frozenset[Any]] = {}        # and those that can only be certain values
+
+    def fits(self, fields: dict[Any, Any]) -> int:
+        """How well a record's map fits by its looks."""
+        tags = [type(fields.get(name)) in _TAGS and fields[name] in values for name, values in self.literals.items()]
+        return 2 * all(tags) + (self.keys == fields.keys())
 
 
 def _only(*kinds: type) -> Callable[[str], Callable[[Any], Any]]:
@@ -130,7 +134,7 @@ def _bytes_like(kind: type) -> Form:
         if isinstance(value, (bytes, bytearray, memoryview)):       # at the caller: no copy to look at it
             return value
         raise Mismatch(kind.__name__, value)
-    return Form(kind.__name__, convert, wire=frozenset({bytes}), disguised=kind is not bytes,
+    return Form(kind.__name__, convert, wire=frozenset({bytes}), own=None if kind is bytes else kind,
                 exact=frozenset({bytes} if kind is bytes else ()), plain=kind if kind is bytes else None)
 
 
@@ -157,8 +161,9 @@ _CONTAINERS: dict[Any, type] = {
 class Reader:
     """Reads annotations into forms; ``where`` says in errors whose annotation it is."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, names: Mapping[str, Any] | None = None) -> None:
         self.where = where
+        self.names = dict(names or {})
         self.records: dict[type, Form] = {}
 
     def refuse(self, annotation: Any, reason: str = "") -> NoReturn:
@@ -166,11 +171,8 @@ class Reader:
         raise InvalidAnnotation(f"{self.where}: {shown} {reason or 'cannot be checked on the wire'}; {_WAY_OUT}")
 
     def read(self, annotation: Any) -> Form:
-        try:
-            if annotation in _SCALARS:
-                return _SCALARS[annotation]
-        except TypeError:
-            self.refuse(annotation)
+        if _hashes(annotation) and annotation in _SCALARS:
+            return _SCALARS[annotation]
         if isinstance(annotation, (str, typing.ForwardRef)):
             raise Unresolved(f"{self.where}: {annotation!r} is not defined (yet)")
         origin = get_origin(annotation)
@@ -194,11 +196,11 @@ class Reader:
         if getattr(origin, "_name", "") in ("Required", "NotRequired", "ReadOnly"):
             return self.read(arguments[0])
         if origin is tuple:
-            return self.tuple(arguments)
+            return self.tuple((Any, ...) if annotation is typing.Tuple else arguments)  # noqa: UP006
         if origin in _CONTAINERS:
-            return self.container(_CONTAINERS[origin], [self.read(argument) for argument in arguments])
-        if isinstance(origin, type) and arrays.is_numpy(origin) and arrays.is_array(origin):
-            return self.array(origin, get_args(arguments[1])[0] if get_args(arguments[1]) else Any)
+            return self.container(_CONTAINERS[origin], [self.read(argument) for argument in arguments] or [_ANY, _ANY])
+        if isinstance(origin, type) and arrays.is_numpy(origin):
+            return self.array(origin, *get_args(arguments[1])) if arguments[1:] else self.read_class(origin)
         self.refuse(annotation)
 
     def read_class(self, kind: type) -> Form:
@@ -209,7 +211,7 @@ class Reader:
         if issubclass(kind, Enum):
             return self.enum(kind)
         if arrays.is_numpy(kind):
-            return self.array(kind, Any) if arrays.is_array(kind) else self.numpy_scalar(kind)
+            return self.array(kind) if arrays.is_array(kind) else self.numpy_scalar(kind)
         if issubclass(kind, tuple) and hasattr(kind, "_fields"):
             return self.named_tuple(kind)
         if hasattr(kind, "__dataclass_fields__") or issubclass(kind, msgspec.Struct) or hasattr(
@@ -225,8 +227,7 @@ class Reader:
 
     def container(self, kind: type, items: list[Form]) -> Form:
         if kind is not list:
-            for form in items[:1] if kind is dict else items[:1]:
-                self.hashable(form)
+            self.hashable(items[0])
         if kind is dict:
             return self.mapping(items[0], items[1])
         item = items[0]
@@ -237,15 +238,16 @@ class Reader:
                 raise Mismatch(text, value)
             if item is _ANY:
                 return value if type(value) is kind else kind(value)
+            done = []
             try:
-                return kind([*map(item.convert, value)])
-            except Mismatch:
-                _each(item, value)
+                for part in value:
+                    done.append(item.convert(part))
+            except Mismatch as mismatch:
+                mismatch.parts.append(f"[{len(done)}]")
                 raise
-            except TypeError as error:
-                raise Mismatch(text, reason=str(error)) from error
+            return done if kind is list else kind(done)
         return self.quick(Form(text, convert, wire=frozenset({kind}), schema=f"{kind.__name__}[{item.schema}]",
-                               plain=item.plain and types.GenericAlias(kind, (item.plain,))))
+                               plain=item.plain and types.GenericAlias(kind, (item.plain,)), deep=item.deep))
 
     def mapping(self, key: Form, item: Form) -> Form:
         text = "dict" if key is item is _ANY else f"dict[{key.text}, {item.text}]"
@@ -260,11 +262,12 @@ class Reader:
                 try:
                     done[key.convert(name)] = item.convert(part)
                 except Mismatch as mismatch:
-                    raise mismatch.inside(f"[{_shown(name)}]") from None
+                    mismatch.parts.append(f"[{shown(name)}]")
+                    raise
             return done
         plain = key.plain and item.plain and types.GenericAlias(dict, (key.plain, item.plain))
         return self.quick(Form(text, convert, wire=frozenset({dict}), schema=f"dict[{key.schema}, {item.schema}]",
-                               plain=plain))
+                               plain=plain, deep=item.deep))
 
     def tuple(self, arguments: tuple[Any, ...]) -> Form:
         if len(arguments) == 2 and arguments[1] is ...:
@@ -276,7 +279,8 @@ class Reader:
                 if not isinstance(value, _ARRAYS):
                     raise Mismatch(text, value)
                 return tuple(same.convert(value))
-            return Form(text, convert_all, wire=frozenset({tuple}), schema=f"tuple{same.schema[4:]}...", plain=plain)
+            return Form(text, convert_all, wire=frozenset({tuple}), schema=f"tuple{same.schema[4:]}...", plain=plain,
+                        deep=same.deep)
         items = [] if arguments == ((),) else [self.read(argument) for argument in arguments]
         return self.fixed(f"tuple[{', '.join(form.text for form in items) or '()'}]", items, tuple)
 
@@ -292,7 +296,8 @@ class Reader:
             return make([_part(form, part, f".{names[at]}" if names else f"[{at}]")
                          for at, (form, part) in enumerate(zip(items, value, strict=False))])
         inner = ", ".join(form.schema for form in items)
-        return Form(text, convert, wire=frozenset({tuple}), schema=f"{text.partition('[')[0]}[{inner}]")
+        return Form(text, convert, wire=frozenset({tuple}), schema=f"{text.partition('[')[0]}[{inner}]",
+                    deep=any(form.deep for form in items))
 
     def quick(self, form: Form) -> Form:
         """``form`` with msgspec in front of its own rules, where both agree on every value that msgspec takes."""
@@ -319,8 +324,9 @@ class Reader:
             for given, sent in zip(values, plain, strict=True):
                 if value is given or (type(value) is type(sent) and value == sent):
                     return given
-            raise Mismatch(text, reason=f"expected {text}, got {_shown(value)}")
-        return Form(text, convert, wire=frozenset(map(type, plain)))
+            raise Mismatch(text, reason=f"expected {text}, got {shown(value)}")
+        own = next((type(value) for value in values if isinstance(value, Enum)), None)
+        return Form(text, convert, wire=frozenset(map(type, plain)), own=own)
 
     def enum(self, kind: type[Enum]) -> Form:
         def convert(value: Any) -> Any:
@@ -331,17 +337,18 @@ class Reader:
             except Exception:
                 member = None
             if member is None or type(member.value) is not type(value):
-                raise Mismatch(kind.__name__, reason=f"expected {kind.__name__}, got {_shown(value)}")
+                raise Mismatch(kind.__name__, reason=f"expected {kind.__name__}, got {shown(value)}")
             return member
         members = sorted(f"{member.name}={member.value!r}" for member in kind)
-        return Form(kind.__name__, convert, wire=frozenset(type(member.value) for member in kind), disguised=True,
+        return Form(kind.__name__, convert, wire=frozenset(type(member.value) for member in kind), own=kind,
                     schema=f"enum {kind.__name__}({', '.join(members)})")
 
     def constrained(self, form: Form, metadata: tuple[Any, ...]) -> Form:
         limits = [item for item in metadata if isinstance(item, msgspec.Meta)]
         if not limits:
             return form
-        annotation = Annotated[(form.plain or Any, *limits)]  # type: ignore[valid-type]
+        kind = next(iter(form.wire)) if len(form.wire) == 1 else Any
+        annotation = Annotated[(form.plain or kind, *limits)]  # type: ignore[valid-type]
         schema = f"{form.schema} {limits}"
 
         def convert(value: Any) -> Any:
@@ -358,7 +365,7 @@ class Reader:
             pass
         except TypeError as error:
             raise InvalidAnnotation(f"{self.where}: {error}") from error
-        return Form(form.text, convert, wire=form.wire, schema=schema, disguised=form.disguised,
+        return Form(form.text, convert, wire=form.wire, schema=schema, own=form.own, deep=form.deep,
                     plain=form.plain and annotation)
 
     def union(self, arms: list[Form]) -> Form:
@@ -368,36 +375,31 @@ class Reader:
         self.distinct(arms, text)
 
         def convert(value: Any) -> Any:
-            kind = type(value)
-            near = [form for form in arms if kind in form.wire or form.text == kind.__name__]
-            if kind is dict:
-                near.sort(key=lambda form: form.keys != value.keys())
+            near = [form for form in arms if type(value) in form.wire or type(value) is form.own]
+            # Only one arm with records is tried: two in each level would be 2**64 ways to fail.
+            deep = [form for form in near or arms if form.deep]
+            best = max(deep, key=lambda form: form.fits(value) if type(value) is dict else 0, default=None)
+            failures = []
             for form in (*near, *(form for form in arms if form not in near)):
-                try:
-                    return form.convert(value)
-                except Mismatch as error:
-                    if len(near) == 1 and form is near[0]:
-                        mismatch: Mismatch | None = error
-                        break
-            else:
-                mismatch = None
-            if mismatch is not None and (mismatch.parts or not any(_takes(form, value) for form in arms)):
-                raise mismatch
-            for form in arms:
-                if _takes(form, value):
-                    return form.convert(value)
-            raise Mismatch(text, value)
+                if not form.deep or form is best:
+                    try:
+                        return form.convert(value)
+                    except Mismatch as mismatch:
+                        failures.append(mismatch)
+            likely = len(near) == 1 or (near and not [form for form in near if not form.deep])
+            raise failures[0] if likely else Mismatch(text, value)
         simple = len(arms) == 2 and _NONE in arms and all(form.plain for form in arms)
         return Form(text, convert, wire=frozenset().union(*(form.wire for form in arms)),
                     schema=" | ".join(sorted(form.schema for form in arms)),
-                    exact=frozenset().union(*(form.exact for form in arms)),
+                    exact=frozenset().union(*(form.exact for form in arms)), deep=any(form.deep for form in arms),
                     plain=Union[tuple(form.plain for form in arms)] if simple else None)
 
     def distinct(self, arms: list[Form], text: str) -> None:
         """Refuse a union of which one arm, once it has travelled, looks like another."""
         for place, left in enumerate(arms):
             for right in arms[place + 1:]:
-                if (left.disguised or right.disguised) and left.wire & right.wire and not _apart(left, right):
+                hidden = left.own or right.own or (left.deep and right.deep)
+                if hidden and left.wire & right.wire and not _apart(left, right):
                     self.refuse(text, f"is ambiguous: on the wire {left.text} and {right.text} look the same")
 
     # -- classes
@@ -405,54 +407,55 @@ class Reader:
     def record(self, kind: type) -> Form:
         """A dataclass, a Struct or a TypedDict: a map on the wire."""
         name = kind.__qualname__.rpartition("<locals>.")[2]
-        form = self.records[kind] = Form(name, lambda value: value, wire=frozenset({dict}), disguised=True,
+        form = self.records[kind] = Form(name, lambda value: value, wire=frozenset({dict}), own=kind, deep=True,
                                          schema=f"record {name}")
-        outer, hints = self.where, hints_of(kind, self.where, {kind.__name__: kind})
+        outer, hints = self.where, hints_of(kind, self.where, {**self.names, kind.__name__: kind})
+        required = _fields_of(kind, hints)
+        form.keys = frozenset(required)
+        form.literals = {field: frozenset(value.value if isinstance(value, Enum) else value for value in get_args(hint))
+                         for field, hint in hints.items() if get_origin(hint) is Literal}
         parts: dict[str, tuple[Form, bool]] = {}
-        for field, required in _fields_of(kind, hints).items():
+        for field in required:
             self.where = f"{outer}, field {name}.{field}"
-            parts[field] = self.read(hints[field]), required
-            values = get_args(hints[field]) if get_origin(hints[field]) is Literal else ()
-            if values:
-                form.literals[field] = frozenset(values)
+            parts[field] = self.read(hints[field]), required[field]
         self.where = outer
-        form.keys = frozenset(parts)
         form.convert = _record_converter(kind, name, parts)
         form.schema = f"record {name}({', '.join(_field_text(*item) for item in parts.items())})"
         return form
 
     def named_tuple(self, kind: Any) -> Form:
-        hints = hints_of(kind, self.where, {kind.__name__: kind})
+        hints = hints_of(kind, self.where, {**self.names, kind.__name__: kind})
         items = [self.read(hints.get(field, Any)) for field in kind._fields]
         form = self.fixed(kind.__name__, items, lambda parts: kind(*parts),
                           least=len(items) - len(kind._field_defaults), names=kind._fields)
-        form.disguised = True
+        form.own = kind
         return form
 
     # -- numpy
 
-    def array(self, kind: type, dtype: Any) -> Form:
-        if isinstance(dtype, typing.TypeVar):
-            dtype = Any
-        wanted = get_args(dtype) if get_origin(dtype) in (Union, types.UnionType) else (dtype,)
-        if any(each is not Any and not isinstance(each, type) for each in wanted):
-            self.refuse(dtype)
-        if any(getattr(each, "__name__", "") in ("object_", "void") for each in wanted):
+    def array(self, kind: type, dtype: Any = Any) -> Form:
+        choices = get_args(dtype) if get_origin(dtype) in (Union, types.UnionType) else (dtype,)
+        wanted = tuple(get_origin(each) or each for each in choices)
+        free = Any in wanted or isinstance(dtype, typing.TypeVar)
+        if kind.__name__ != "ndarray" or not (free or all(isinstance(each, type) for each in wanted)):
+            self.refuse(kind if free else dtype)
+        if not free and any(each.__name__ in ("object_", "void") for each in wanted):
             self.refuse(dtype, "has no form on the wire")
-        text = "ndarray" if Any in wanted else f"NDArray[{' | '.join(each.__name__ for each in wanted)}]"
+        text = "ndarray" if free else f"NDArray[{' | '.join(each.__name__.strip('_') for each in wanted)}]"
 
         def convert(value: Any) -> Any:
             if not isinstance(value, kind):
                 raise Mismatch(text, value)
-            if Any not in wanted and not issubclass(value.dtype.type, wanted):
-                raise Mismatch(text, reason=f"expected {text}, got an array of {value.dtype}")
+            if not free and not issubclass(value.dtype.type, wanted):  # type: ignore[attr-defined]
+                raise Mismatch(text, reason=f"expected {text}, got an array of {value.dtype}")  # type: ignore[attr-defined]
             return value
         return Form(text, convert, wire=frozenset({kind}))
 
     def numpy_scalar(self, kind: type) -> Form:
         if kind.__name__ in ("str_", "bytes_", "object_", "void", "longdouble", "clongdouble"):
-            self.refuse(kind, "arrives as something else")
-        return Form(kind.__name__, _only(kind)(kind.__name__), wire=frozenset({kind}))
+            self.refuse(kind, "does not arrive as itself")
+        text = f"numpy.{kind.__name__.strip('_')}"
+        return Form(text, _only(kind)(text), wire=frozenset({kind}))
 
 
 def hints_of(thing: Any, where: str, names: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -465,10 +468,10 @@ def hints_of(thing: Any, where: str, names: Mapping[str, Any] | None = None) -> 
         raise InvalidAnnotation(f"{where}: its annotations cannot be read: {error}; {_WAY_OUT}") from error
 
 
-def _takes(form: Form, value: Any) -> bool:
+def _hashes(annotation: Any) -> bool:
     try:
-        form.convert(value)
-    except Mismatch:
+        hash(annotation)
+    except TypeError:       # such as Annotated with a list
         return False
     return True
 
@@ -477,15 +480,11 @@ def _part(form: Form, value: Any, where: str) -> Any:
     try:
         return form.convert(value)
     except Mismatch as mismatch:
-        raise mismatch.inside(where) from None
+        mismatch.parts.append(where)
+        raise
 
 
-def _each(form: Form, values: Any) -> None:
-    for at, value in enumerate(values):
-        _part(form, value, f"[{at}]")
-
-
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     return repr(value)[:40] if type(value) in (str, bool, float, bytes) or (
         type(value) is int and value.bit_length() < 64) else name_of(value)
 

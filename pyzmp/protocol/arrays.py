@@ -25,15 +25,15 @@ def is_array(kind: type) -> bool:
 
 def take(value: Any) -> tuple[str, list[int], memoryview]:
     """The dtype, the shape and the bytes of an array or scalar; the bytes are a copy only if not in C order."""
-    import numpy
+    import numpy as np
 
-    if isinstance(value, numpy.ma.MaskedArray):
+    if isinstance(value, np.ma.MaskedArray):
         raise TypeError("send its data and its mask as two arrays")
-    array = numpy.asarray(value)
+    array = np.asarray(value)
     if not _DTYPE.fullmatch(array.dtype.str):
         raise TypeError(f"arrays of {array.dtype} have no form on the wire; send plain numbers, dates or text")
-    flat = numpy.ascontiguousarray(array).reshape(-1)
-    return array.dtype.str, list(array.shape), memoryview(flat.view(numpy.uint8) if flat.nbytes else b"")
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return array.dtype.str, list(array.shape), memoryview(flat.view(np.uint8) if flat.nbytes else b"")
 
 
 def make(dtype: Any, shape: Any, data: Any) -> Any:
@@ -46,9 +46,9 @@ def make(dtype: Any, shape: Any, data: Any) -> Any:
         raise MalformedMessage("the content of an array is bytes")
     if prod(shape) * kind.itemsize != memoryview(data).nbytes:
         raise MalformedMessage(f"an array of shape {shape} and type {dtype} does not have that many bytes")
-    import numpy
+    import numpy as np
 
-    array: Any = numpy.ndarray(shape, kind, data or b"\0")
+    array: Any = np.ndarray(shape, kind, data or b"\0")
     array.flags.writeable = False
     return array
 
@@ -62,7 +62,7 @@ def _dtype(text: Any) -> Any:
     if type(text) is not str or not _DTYPE.fullmatch(text):
         raise MalformedMessage("an array of a type that is none of ours")
     try:
-        import numpy
+        import numpy as np
     except ImportError as error:
         raise MalformedMessage("a numpy array arrived, but numpy is not installed here") from error
-    return numpy.dtype(text)
+    return np.dtype(text)

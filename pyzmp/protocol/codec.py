@@ -15,23 +15,21 @@ from decimal import Decimal
 from enum import Enum, IntEnum
 from itertools import islice
 from pathlib import PurePath
-from typing import Any, NoReturn, Union
+from typing import Any, NoReturn, TypeAlias
 from uuid import UUID
 
 import msgspec
 from msgpack import ExtType, Packer, Unpacker, unpackb
-from msgpack.exceptions import StackError
 
-from pyzmp.exceptions import CannotTravel, MalformedMessage
+from pyzmp.exceptions import MalformedMessage
 from pyzmp.protocol import arrays
+from pyzmp.protocol.blame import blame
+from pyzmp.protocol.limits import FEW, MAX_DEPTH, SHALLOW, too_deep, within
 
 THRESHOLD = 16384
 """Buffers of at least this many bytes travel as frames of their own."""
 
-MAX_DEPTH = 64
-"""How deep containers may stand in each other; a tuple or set counts like a list."""
-
-Buffer = Union[bytes, bytearray, memoryview]
+Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 class Code(IntEnum):
@@ -62,7 +60,12 @@ def encode(value: Any, path: str = "value") -> tuple[bytes, list[Buffer]]:
     try:
         return encoder.encode(value), encoder.buffers
     except Exception as error:
-        _blame(value, path, error)
+        blame(value, path, error, _there_and_back)
+
+
+def _there_and_back(value: Any) -> Any:
+    encoder = _Encoder()
+    return decode(encoder.encode(value), encoder.buffers)
 
 
 def decode(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:
@@ -77,65 +80,6 @@ def decode(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:
         raise
     except Exception as error:
         raise MalformedMessage(f"the bytes are no value: {error}") from error
-
-
-# ---------------------------------------------------------------------------------------------------- limits
-
-_ONE = b"\x91"      # the header of an array of one item
-# What heads no container, and no extension type, in which containers may be.
-_LEAVES = bytes(byte for byte in range(256) if not (
-    0x80 <= byte <= 0x9f or 0xc7 <= byte <= 0xc9 or 0xd4 <= byte <= 0xd8 or 0xdc <= byte <= 0xdf))
-_skip = msgspec.msgpack.Decoder(msgspec.Raw).decode
-
-
-def _skips(data: bytes) -> bool:
-    """Walk over one value without making anything: not deeper than ``msgpack`` goes, and all of its bytes."""
-    skipper = Unpacker(max_buffer_size=len(data) + 1, read_size=1)
-    skipper.feed(data)
-    try:
-        skipper.skip()
-    except StackError:
-        return False
-    if skipper.tell() != len(data):
-        raise MalformedMessage("bytes are left over behind the value")
-    return True
-
-
-# The C walk has a fixed depth (512); what we wrap around a value is what we take away from it.
-_NESTING = next(depth for depth in range(MAX_DEPTH, 1 << 16) if not _skips(_ONE * depth + b"\xc0")) - 1
-
-
-def _within(body: bytes, depth: int) -> bool:
-    """Whether containers stand at most ``depth`` deep; raises where counts claim more than the bytes hold.
-
-    Inside extension types it does not look.  The ``msgpack`` decoder allocates what an array claims, at
-    each level anew, so nothing above a few bytes is decoded before this.  With few headers there can be no
-    depth, and msgspec walks four times as fast; with many it might overflow the stack, and msgpack cannot.
-    """
-    if len(body) <= depth:
-        return True
-    if len(body.translate(None, _LEAVES)) <= depth:
-        _skip(body)
-        return True
-    return _skips(_ONE * (_NESTING - depth) + body)
-
-
-# Total depth is exact but slow to know; it cannot be beyond the limit while no body is deeper than a
-# quarter of it and no extension type stands in more than two others.
-_SHALLOW = MAX_DEPTH // 4
-_FEW = 3
-_CONTAINERS = frozenset({list, dict, tuple, set, frozenset})
-
-
-def _too_deep(value: Any) -> bool:
-    level = [value] if type(value) in _CONTAINERS else []
-    for _ in range(MAX_DEPTH):
-        level = [item for container in level for item in _items(container) if type(item) in _CONTAINERS]
-    return bool(level)
-
-
-def _items(container: Any) -> Iterable[Any]:
-    return (*container, *container.values()) if type(container) is dict else container
 
 
 # -------------------------------------------------------------------------------------------------- encoding
@@ -209,9 +153,9 @@ class _Encoder:
 
     def encode(self, value: Any) -> bytes:
         body = self.pack(value)
-        if len(body) > _SHALLOW and not self.deepest and not _within(body, MAX_DEPTH):
+        if len(body) > SHALLOW and not self.deepest and not within(body, MAX_DEPTH):
             raise RecursionError
-        if self.doubtful or self.deepest > _FEW or (self.deepest and not _within(body, _SHALLOW)):
+        if self.doubtful or self.deepest > FEW or (self.deepest and not within(body, SHALLOW)):
             decode(body, self.buffers)
         return body
 
@@ -261,7 +205,7 @@ class _Encoder:
         self.deepest = max(self.deepest, self.level)
         body = self.pack(value)
         self.level -= 1
-        self.doubtful = self.doubtful or not _within(body, _SHALLOW)
+        self.doubtful = self.doubtful or not within(body, SHALLOW)
         return ExtType(code, body)
 
     def aside(self, buffer: Buffer) -> ExtType | bytes:
@@ -342,72 +286,6 @@ def _number(encoder: _Encoder, value: Any) -> Any:
     return encoder.nest(Code.NUMBER, [dtype, bytes(data)])
 
 
-# ------------------------------------------------------------------------------------ why a value cannot travel
-
-def _blame(value: Any, path: str, error: Exception) -> NoReturn:
-    """Raise CannotTravel for the first part of ``value`` that cannot: slow, and only run after a failure."""
-    _search(value, path, 1)
-    reason = "" if isinstance(error, (TypeError, RecursionError)) else str(error)
-    raise CannotTravel(type(value).__qualname__, path, reason) from error
-
-
-def _search(value: Any, path: str, depth: int) -> None:
-    try:
-        parts = _parts(value, path)
-    except Exception as error:
-        raise CannotTravel(type(value).__qualname__, path, f"looking into it raised {type(error).__name__}") from error
-    if parts is None:
-        return _try_leaf(value, path)
-    if depth > MAX_DEPTH:
-        raise CannotTravel(type(value).__qualname__, path[:80] + " ...",
-                           f"it is nested deeper than {MAX_DEPTH} levels, or in itself")
-    for where, part, must_hash in parts:
-        _search(part, where, depth + 1)
-        if must_hash:
-            _try_key(part, where)
-
-
-def _try_leaf(value: Any, path: str) -> None:
-    try:
-        _Encoder().encode(value)
-    except Exception as error:
-        raise CannotTravel(type(value).__qualname__, path, str(error)) from error
-
-
-def _try_key(value: Any, path: str) -> None:
-    try:
-        hash(decode(*encode(value)))
-    except (TypeError, MalformedMessage) as error:
-        raise CannotTravel(type(value).__qualname__, path,
-                           "it arrives without a hash, so that it cannot be a key or stand in a set") from error
-
-
-def _parts(value: Any, path: str) -> list[tuple[str, Any, bool]] | None:
-    """What ``value`` is made of: where it stands, the part, and whether it must have a hash when it arrives."""
-    if isinstance(value, Enum):
-        return [(f"{path}.value", value.value, False)]
-    if isinstance(value, dict):
-        return [part for key, item in list(value.items())
-                for part in ((f"{path} key {_show(key)}", key, True), (f"{path}[{_show(key)}]", item, False))]
-    if isinstance(value, (set, frozenset)):
-        return [(f"{path} item {_show(item)}", item, True) for item in value]
-    if isinstance(value, (list, tuple)):
-        return [(f"{path}[{index}]", item, False) for index, item in enumerate(value)]
-    names = ([field.name for field in fields(type(value))] if hasattr(type(value), "__dataclass_fields__")
-             else list(type(value).__struct_fields__) if isinstance(value, msgspec.Struct) else None)
-    if names is None or not all(hasattr(value, name) for name in names):
-        return None
-    return [(f"{path}.{name}", getattr(value, name), False) for name in names]
-
-
-def _show(value: Any) -> str:
-    try:
-        return repr(value)[:40] if isinstance(value, (str, float, bytes)) or value in (True, False, None) else (
-            f"{value:d}"[:40] if isinstance(value, int) else f"of type {type(value).__qualname__}")
-    except Exception:
-        return f"of type {type(value).__qualname__}"
-
-
 # -------------------------------------------------------------------------------------------------- decoding
 
 _SAFE_LEVEL = 4
@@ -427,12 +305,12 @@ class _Decoder:
         self.doubtful = False
 
     def decode(self, body: bytes) -> Any:
-        if len(body) > MAX_DEPTH and not _within(body, MAX_DEPTH):
+        if len(body) > MAX_DEPTH and not within(body, MAX_DEPTH):
             self.refuse_depth()
         value = self.unpack(body)
         if self.unused:
             raise MalformedMessage(f"{len(self.unused)} of {len(self.buffers)} buffers are not part of the value")
-        if self.deepest and (self.doubtful or self.deepest > _FEW or not _within(body, _SHALLOW)) and _too_deep(value):
+        if self.deepest and (self.doubtful or self.deepest > FEW or not within(body, SHALLOW)) and too_deep(value):
             self.refuse_depth()
         return value
 
@@ -462,9 +340,9 @@ class _Decoder:
         if self.level > MAX_DEPTH:
             self.refuse_depth()
         self.deepest = max(self.deepest, self.level)
-        if not _within(data, _SHALLOW):
+        if not within(data, SHALLOW):
             self.doubtful = True
-            if not _within(data, MAX_DEPTH):
+            if not within(data, MAX_DEPTH):
                 self.refuse_depth()
         value = self.unpack(data)
         self.level -= 1

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
 from typing import Any, NoReturn, get_args, get_origin
 
-from pyzmp.exceptions import InvalidAnnotation, InvalidCall, MalformedMessage
-from pyzmp.protocol.annotations import Form, Mismatch, Reader, Unresolved, hints_of, name_of
+from pyzmp.exceptions import InvalidCall, MalformedMessage
+from pyzmp.protocol.annotations import Form, Mismatch, Reader, Unresolved, hints_of, shown
 
 __all__ = ["Signature", "Type", "Unresolved"]
 
@@ -100,7 +100,7 @@ class Signature:
     values; ``check_result`` and ``convert_result`` are then for each of them.
     """
 
-    __slots__ = ("_arguments", "_exact", "_keywords", "_positional", "_result", "_rest", "_rest_keywords",
+    __slots__ = ("_arguments", "_exact", "_keywords", "_least", "_positional", "_result", "_rest", "_rest_keywords",
                  "fingerprint", "streams", "text")
 
     def __init__(self, arguments: Sequence[_Argument] | None, result: Form, *, streams: bool) -> None:
@@ -115,8 +115,9 @@ class Signature:
         free = _Argument(Parameter("arguments", Parameter.VAR_POSITIONAL), result) if unchecked else None
         self._rest = free or next((a for a in arguments if a.kind is Parameter.VAR_POSITIONAL), None)
         self._rest_keywords = free or next((a for a in arguments if a.kind is Parameter.VAR_KEYWORD), None)
+        self._least = sum(argument.required for argument in self._positional)
         if any(argument.kind is Parameter.KEYWORD_ONLY and argument.required for argument in arguments):
-            self._exact = (*self._exact, frozenset())       # no call without keywords can be right
+            self._least = len(self._exact) + 1      # no call without keywords can be right
         self.text = "(...)" if unchecked else self._text()
         self.fingerprint = _fingerprint("(...)" if unchecked else "; ".join(
             (*(argument.schema for argument in arguments), result.schema, str(streams))))
@@ -146,21 +147,24 @@ class Signature:
         A callable without a signature is unchecked.
         """
         try:
-            parameters = list(inspect.signature(function).parameters.values())[1 if drop_first else 0:]
+            parameters = list(inspect.signature(function).parameters.values())
         except (ValueError, TypeError):
             return cls(None, Reader("").read(Any), streams=False)
+        if drop_first and parameters and parameters[0].kind in _POSITIONAL:
+            del parameters[0]
         target = _annotated(function)
         service = getattr(function, "__name__", type(function).__name__)
         hints = hints_of(target, f"{service}()", names)
-        arguments = [_Argument(each, _form(f"{service}(): argument {each.name}", hints, each)) for each in parameters]
-        result, streams = _outcome(target, hints.get("return", Any))
-        return cls(arguments, Reader(f"{service}(): result").read(result), streams=streams)
+        arguments = [_Argument(each, Reader(f"{service}(): argument {each.name}", names).read(_hint(each, hints)))
+                     for each in parameters]
+        result, streams = _outcome(target, Any if isinstance(function, type) else hints.get("return", Any))
+        return cls(arguments, Reader(f"{service}(): result", names).read(result), streams=streams)
 
     def bind(self, service: str, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
         """At the node: the decoded arguments, converted to what is annotated.  Raises InvalidCall."""
         exact = self._exact
-        if not kwargs and len(args) == len(exact) and (type(args) is list or type(args) is tuple):
-            for value, kinds in zip(args, exact):       # noqa: B905 - their lengths are equal
+        if not kwargs and self._least <= len(args) <= len(exact) and type(args) in (list, tuple):
+            for value, kinds in zip(args, exact):       # noqa: B905 - what has a default may be missing
                 if type(value) not in kinds:
                     break
             else:
@@ -221,7 +225,7 @@ class Signature:
         argument = self._keywords.get(name) if type(name) is str else None
         if argument is None:
             if self._rest_keywords is None or type(name) is not str:
-                self._refuse(service, name, f"unexpected argument {name!r:.40}; it takes {self.text}")
+                self._refuse(service, name, f"unexpected argument {shown(name)}; it takes {self.text}")
         elif argument in self._positional[:given]:
             self._refuse(service, name, f"argument {name!r} came twice, by place and by name")
 
@@ -258,11 +262,11 @@ def _annotated(function: Any) -> Any:
     return function if inspect.isroutine(function) else type(function).__call__
 
 
-def _form(where: str, hints: dict[str, Any], parameter: Parameter) -> Form:
+def _hint(parameter: Parameter, hints: dict[str, Any]) -> Any:
     hint = hints.get(parameter.name, Any)
     if parameter.default is None and hint is not Any:
-        hint = typing.Optional[hint]      # as Python 3.10 reads it; equal fingerprints in all versions
-    return Reader(where).read(hint)
+        return typing.Optional[hint]      # as Python 3.10 reads it; equal fingerprints in all versions
+    return hint
 
 
 def _outcome(function: Any, hint: Any) -> tuple[Any, bool]:

@@ -28,6 +28,7 @@ HEARTBEAT = 1000  # milliseconds between the heartbeats of a connection
 HEARTBEAT_TIMEOUT = 3000  # milliseconds without an answer after which it has ended
 HANDSHAKE = 3000  # milliseconds in which a connection must be ready
 QUEUE = 65536  # messages in a socket's own queue: far above any window, so that it never decides
+CLOSING = 1000  # milliseconds that the end of a listener may take, at most
 REBIND = 1.0  # seconds in which a port that was just left may still be taken
 ZERO_COPY = 16384  # bytes from which on a frame is sent without a copy
 
@@ -40,6 +41,7 @@ _ENDED = {
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "the handshake failed: what listens there does not speak ZeroMQ's protocol",
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "the handshake failed: refused",
 }
+_CLOSED = zmq.EVENT_CLOSED | zmq.EVENT_CLOSE_FAILED
 _CALLER_EVENTS = _OPENED
 for _event in _ENDED:
     _CALLER_EVENTS |= _event
@@ -140,7 +142,7 @@ class Listener:
     def __init__(self, context: Context, address: Address) -> None:
         self._context = context
         self._socket = context.socket(zmq.ROUTER)
-        self._monitor = context.monitor(self._socket, zmq.EVENT_DISCONNECTED)
+        self._monitor = context.monitor(self._socket, zmq.EVENT_DISCONNECTED | _CLOSED)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._keys: dict[int, bytes] = {}
         _configure(self._socket)
@@ -216,9 +218,13 @@ class Listener:
         return True
 
     def close(self) -> None:
-        """Stop listening and end every connection.  What was sent may still leave."""
+        """Stop listening, with nothing left at the address, and end every connection.  What was sent may still leave."""
         if self._socket.closed:
             return
+        if self.address.scheme == "ipc":
+            # Before the end of the listener: afterwards somebody else's may be at the path.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.address.rest)
         if self._loop is not None and not self._loop.is_closed():
             for end in (self._socket, self._monitor):
                 self._loop.remove_reader(end.get(zmq.FD))
@@ -226,9 +232,13 @@ class Listener:
         self._discard()
 
     def _discard(self) -> None:
-        self._socket.disable_monitor()
-        self._monitor.close(0)
+        """Close, and wait until ZeroMQ's own thread has let go of the address, which takes it some 60 µs."""
+        bound = hasattr(self, "address") and self.address.scheme in ("ipc", "tcp")
         self._socket.close()
+        while bound and self._monitor.poll(CLOSING):
+            if _event_of(self._monitor)[0] & _CLOSED:
+                break
+        self._monitor.close(0)
 
 
 def _configure(made: zmq.Socket[bytes]) -> None:
