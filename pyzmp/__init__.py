@@ -1,5 +1,6 @@
 """Nodes that talk over typed channels, on ZeroMQ."""
 
+from pyzmp.application import run
 from pyzmp.channels.call import Call, current_call
 from pyzmp.channels.declare import every, service
 from pyzmp.channels.discovery import adiscover, discover, services
@@ -27,5 +28,5 @@ __all__ = [
     "Call", "CallError", "CallTimeout", "CoProcess", "InvalidCall", "Node", "NodeDied", "PyzmpError", "RemoteError",
     "Service", "ServiceCallTimeout", "Stream", "UnknownRequestTypeException", "UnknownResponseTypeException",
     "UnknownService", "UnknownServiceException", "__version__", "adiscover", "configure", "current_call",
-    "current_node", "discover", "every", "service", "services",
+    "current_node", "discover", "every", "run", "service", "services",
 ]

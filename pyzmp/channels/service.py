@@ -180,7 +180,8 @@ class Service(Generic[P, R_co]):
             text = unknown(self.name, [fact.name for fact in facts.services_of(self.node)], f"in node {self.node!r}")
         elif others:
             signatures = ", ".join(sorted({f"{fact.name}{fact.text} of {node.cls}" for node, fact in others}))
-            text = f"nobody provides {self!r} {where}; of the same name there is {signatures}"
+            mine = f" of {self._declaration().cls}" if self._declaration is not None else ""
+            text = f"nobody provides {self.name!r}{mine} {where}; of the same name there is {signatures}"
         else:
             text = unknown(self.name, list(facts.services()), where)
         return UnknownService(text, service=self.name, node=self.node)

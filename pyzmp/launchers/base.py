@@ -104,7 +104,7 @@ class Handle(ABC):
     def exitcode(self) -> int | None:
         """None while it runs; then the exit status, or the negative number of the signal that it died of."""
 
-    def disown(self) -> None:  # noqa: B027 - a thread has nothing to let go of
+    def disown(self) -> None:
         """Called in the child after a fork: lets go of what belongs to the parent."""
 
     def is_alive(self) -> bool:

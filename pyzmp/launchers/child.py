@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from multiprocessing import connection, process, util
+from multiprocessing import connection, forkserver, process, util
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,7 @@ class Process(process.BaseProcess):
         self.pipe = pipe
         self.body: Body | None = None  # forked with us
         self.payload = b""  # or sent
+        self.streams: dict[int, int] = {}  # stdout and stderr, to what the fork server was passed for them
         self.environ = dict(os.environ)
         try:
             self.directory: Path | None = Path.cwd()
@@ -175,6 +176,11 @@ class Process(process.BaseProcess):
 
             # Before the environment changes: it finds the title's place by where that is.
             setproctitle.setproctitle(self.name)
+        passed = forkserver.get_inherited_fds() or []
+        for fd, index in self.streams.items():
+            given = passed[index]
+            os.dup2(given, fd)
+            os.close(given)
         if os.environ != self.environ:
             os.environ.clear()
             os.environ.update(self.environ)

@@ -61,9 +61,9 @@ class Server(forkserver.ForkServer):
             with socket.socket(socket.AF_UNIX) as listener:
                 listener.bind(address)
                 listener.listen(128)
-                loaded = [name for name in sys.modules if name.startswith("pyzmp.") and not name.endswith("__main__")]
+                loaded = [name[6:] for name in sys.modules if name[:6] == "pyzmp." and not name.endswith("__main__")]
                 program = (f"import sys; sys.path[:] = {sys.path!r}; from pyzmp.launchers.forkserver import serve; "
-                           f"serve({listener.fileno()}, {alive_r}, {address!r}, {[*PRELOAD, *loaded]!r})")
+                           f"serve({listener.fileno()}, {alive_r}, {address!r}, {loaded!r})")
                 exe = spawn.get_executable()
                 with interrupts_held():
                     pid = util.spawnv_passfds(
@@ -113,9 +113,12 @@ server = Server()
 os.register_at_fork(after_in_child=server.after_fork)
 
 
-def serve(listener: int, alive: int, address: str, preload: list[str]) -> None:
-    """What the server's own process runs, until nobody holds the other end of ``alive``."""
-    for name in preload:
+def serve(listener: int, alive: int, address: str, rooms: list[str]) -> None:
+    """What the server's own process runs, until nobody holds the other end of ``alive``.
+
+    ``rooms`` are the modules of pyzmp that its starter has loaded.
+    """
+    for name in (*PRELOAD, *(f"pyzmp.{room}" for room in rooms)):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     server.serving = True

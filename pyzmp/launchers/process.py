@@ -147,6 +147,7 @@ class _ForkServer(_Fork):
 
     def _launch(self, process: Process) -> None:
         self.passed: list[int] = []
+        process.streams = {fd: self.duplicate_for_child(fd) for fd in (1, 2) if _is_open(fd)}
         data = self._pickled(process)
         try:
             self._ask(data)
@@ -171,6 +172,14 @@ class _ForkServer(_Fork):
             with contextlib.suppress(OSError):
                 os.kill(self.pid, signal.SIGKILL)  # nobody could tell any more when it ends
             return UNKNOWN
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def _preparation(child: Process) -> dict[str, Any]:
@@ -198,36 +207,54 @@ class ProcessHandle(Handle):
         self._ended = popen.sentinel if self._pidfd is None else self._pidfd
         self._lock = threading.RLock()
         self._exitcode: int | None = None
-        self._waiting = 1  # a hold until wait_ready has its answer
-        self._answered = self._asked = False
+        self._waiting = 0  # threads that wait on the descriptors
+        self._asked = False
+        self._said: tuple[str, Any] | None = None  # the child's one message
 
     def wait_ready(self, timeout: float) -> Any:
-        value: Any
-        connection.wait([self._pipe, self._ended], timeout)
-        try:
-            silent = not self._pipe.poll()
-            kind, value = ("ended" if self.join(0) else "silent", None) if silent else self._pipe.recv()
-        except (EOFError, OSError):
-            kind, value = "ended", None
-        if kind == "silent":
+        with self._held() as over:
+            if not over and self._said is None:
+                connection.wait([self._pipe, self._ended], timeout)
+                self._hear()
+        if self._said is None and not self.join(0):
             raise NotReady(f"{self._name!r} was not ready within {timeout:g} s")
-        if kind == "ended":
-            self.join(1.0)
-        self._let_go()
+        said: tuple[str, Any] = self._said or ("ended", None)
+        kind, value = said
         if kind == "ready":
             return value
-        if kind == "failed":
-            ours, described = value
-            if ours is None:
-                raise failure.rebuild(described)
-            raise ours from failure.rebuild(described)
-        raise StartError(f"{self._name!r} ended with exit code {self._exitcode} before it was ready")
+        self.join(1.0)  # it ends at once: better that its exit code is known
+        if kind == "ended":
+            raise StartError(f"{self._name!r} ended with exit code {self._exitcode} before it was ready")
+        ours, described = value
+        if ours is None:
+            raise failure.rebuild(described)
+        raise ours from failure.rebuild(described)
 
-    def _let_go(self) -> None:
+    def _hear(self) -> None:
+        """Takes what the child said, if it has said something."""
         with self._lock:
-            self._waiting -= not self._answered
-            self._answered = True
-            self._close_if_over()
+            if self._said is None:
+                try:
+                    self._said = self._pipe.recv() if self._pipe.poll() else None
+                except (EOFError, OSError):
+                    self._said = ("ended", None)
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[bool]:
+        """Keeps the descriptors open, or another thread closed what we wait on, and a stranger got its number.
+
+        Gives whether they are closed already, as the process was seen to end.
+        """
+        with self._lock:
+            over = self._exitcode is not None
+            self._waiting += 1
+        try:
+            yield over
+        finally:
+            with self._lock:
+                self._waiting -= 1
+                if self._exitcode is not None and not self._waiting:
+                    self.disown()
 
     def request_stop(self) -> None:
         with self._lock:
@@ -252,30 +279,22 @@ class ProcessHandle(Handle):
                 os.kill(self._popen.pid, signum)
 
     def join(self, timeout: float | None = None) -> bool:
+        with self._held() as over:
+            if not over and connection.wait([self._ended], timeout):
+                self._reap()
+        return self._exitcode is not None
+
+    def _reap(self) -> None:
         with self._lock:
-            if self._exitcode is not None:
-                return True
-            self._waiting += 1  # or another thread closed what we wait on, and a stranger got its number
-        ended = False
-        try:
-            ended = bool(connection.wait([self._ended], timeout))
-        finally:
-            with self._lock:
-                self._waiting -= 1
-                if ended and self._exitcode is None:
-                    self._exitcode = self._popen.status()
-                    living.discard(self)
-                self._close_if_over()
-        return ended
+            if self._exitcode is None:
+                self._hear()
+                self._exitcode = self._popen.status()
+                living.discard(self)
 
     @property
     def exitcode(self) -> int | None:
         self.join(0)
         return self._exitcode
-
-    def _close_if_over(self) -> None:
-        if self._exitcode is not None and not self._waiting:
-            self.disown()
 
     def disown(self) -> None:
         self._pipe.close()

@@ -9,153 +9,36 @@ from __future__ import annotations
 
 import types
 import typing
-from collections import abc
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
+from dataclasses import MISSING, fields, replace
 from enum import Enum
-from numbers import Real
-from operator import index
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
-from uuid import UUID
 
 import msgspec
 
 from pyzmp.exceptions import InvalidAnnotation
 from pyzmp.protocol import arrays
+from pyzmp.protocol.forms import (
+    ANY,
+    ARRAYS,
+    CONTAINERS,
+    NATIVE,
+    NONE,
+    SCALARS,
+    Form,
+    Mismatch,
+    only,
+    part,
+    record_converter,
+    shown,
+)
 
-NATIVE = (bytes, datetime, date, time, timedelta, Decimal, UUID)
-_LONG = 32      # from here on msgspec is faster than its preparation takes
-_ARRAYS = (list, tuple, set, frozenset)
-_TAGS = (str, int, bytes, bool)
-_WAY_OUT = "use a dataclass, plain types, or Any"
+WAY_OUT = "use a dataclass, plain types, or Any"
+LONG = 32       # from here on msgspec is faster than its preparation takes
 
 
 class Unresolved(InvalidAnnotation):
     """An annotation names something that is not defined yet; ask again when it is."""
-
-
-class Mismatch(Exception):
-    """A value is not what an annotation says; ``parts`` is where, from the inside out."""
-
-    def __init__(self, expected: str, got: Any = None, *, reason: str = "") -> None:
-        super().__init__(expected)
-        self.reason = reason or f"expected {expected}, got {name_of(got)}"
-        self.parts: list[str] = []
-
-    @property
-    def path(self) -> str:
-        return "".join(reversed(self.parts))
-
-
-def name_of(value: Any) -> str:
-    return "None" if value is None else type(value).__name__
-
-
-class _Everything(frozenset[type]):
-    def __contains__(self, kind: object) -> bool:
-        return True
-
-
-class Form:
-    """What one annotation says."""
-
-    __slots__ = ("convert", "deep", "exact", "keys", "literals", "own", "plain", "schema", "text", "wire")
-
-    def __init__(self, text: str, convert: Callable[[Any], Any], *, wire: frozenset[type], schema: str = "",
-                 exact: frozenset[type] = frozenset(), plain: Any = None, own: type | None = None,
-                 deep: bool = False) -> None:
-        self.text = text
-        self.convert = convert              # the value as it arrives, or Mismatch
-        self.wire = wire                    # the types that the codec may make of it
-        self.schema = schema or text        # the same in every interpreter, equal where the rules are
-        self.exact = exact                  # a value of exactly these types needs no look inside
-        self.plain = plain                  # the annotation, where msgspec has the same rules
-        self.own = own                      # the class that arrives as something else, and is converted
-        self.deep = deep                    # records are in it, which may be in themselves
-        self.keys: frozenset[str] = frozenset()              # a record's: the names of its fields
-        self.literals: dict[str, frozenset[Any]] = {}        # and those that can only be certain values
-
-    def fits(self, fields: dict[Any, Any]) -> int:
-        """How well a record's map fits by its looks."""
-        tags = [type(fields.get(name)) in _TAGS and fields[name] in values for name, values in self.literals.items()]
-        return 2 * all(tags) + (self.keys == fields.keys())
-
-
-def _only(*kinds: type) -> Callable[[str], Callable[[Any], Any]]:
-    def make(text: str) -> Callable[[Any], Any]:
-        def convert(value: Any) -> Any:
-            if isinstance(value, kinds):
-                return value
-            raise Mismatch(text, value)
-        return convert
-    return make
-
-
-def _integer(value: Any) -> int:
-    if type(value) is not bool and (isinstance(value, int) or (arrays.is_numpy(type(value)) and hasattr(
-            value, "__index__") and isinstance(value, Real))):
-        return index(value)
-    raise Mismatch("int", value)
-
-
-def _number(kind: type, value: Any) -> Any:
-    fits = isinstance(value, (int, float)) or (arrays.is_numpy(type(value)) and isinstance(value, Real))
-    if type(value) is bool or not fits:
-        raise Mismatch(kind.__name__, value)
-    try:
-        return kind(value)
-    except OverflowError:
-        raise Mismatch(kind.__name__, reason=f"the number is too large for a {kind.__name__}") from None
-
-
-def _day(value: Any) -> Any:
-    if isinstance(value, date) and not isinstance(value, datetime):
-        return value
-    raise Mismatch("date", value)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return str.__str__(value)
-    raise Mismatch("str", value)
-
-
-def _scalar(kind: type, convert: Callable[[Any], Any] | None = None, *, plain: bool = True) -> Form:
-    return Form(kind.__name__, convert or _only(kind)(kind.__name__), wire=frozenset({kind}),
-                exact=frozenset({kind}), plain=kind if plain else None)
-
-
-def _bytes_like(kind: type) -> Form:
-    def convert(value: Any) -> Any:
-        if type(value) is bytes:
-            return kind(value)
-        if isinstance(value, (bytes, bytearray, memoryview)):       # at the caller: no copy to look at it
-            return value
-        raise Mismatch(kind.__name__, value)
-    return Form(kind.__name__, convert, wire=frozenset({bytes}), own=None if kind is bytes else kind,
-                exact=frozenset({bytes} if kind is bytes else ()), plain=kind if kind is bytes else None)
-
-
-_ANY = Form("Any", lambda value: value, wire=frozenset(), exact=_Everything())
-_NONE = Form("None", _only(type(None))("None"), wire=frozenset({type(None)}), exact=frozenset({type(None)}),
-             plain=type(None))
-_SCALARS: dict[Any, Form] = {
-    None: _NONE, type(None): _NONE, Any: _ANY, object: _ANY,
-    bool: _scalar(bool), int: _scalar(int, _integer), str: _scalar(str, _text), date: _scalar(date, _day),
-    float: _scalar(float, lambda value: _number(float, value)),
-    complex: _scalar(complex, lambda value: value if isinstance(value, complex) else _number(complex, value),
-                     plain=False),
-    **{kind: _scalar(kind) for kind in (datetime, time, timedelta, Decimal, UUID)},
-    **{kind: _bytes_like(kind) for kind in (bytes, bytearray, memoryview)},
-}
-# What is taken for an abstract container, and what it arrives as.
-_CONTAINERS: dict[Any, type] = {
-    list: list, set: set, frozenset: frozenset, dict: dict,
-    abc.Sequence: list, abc.MutableSequence: list, abc.Collection: list, abc.Iterable: list,
-    abc.Set: set, abc.MutableSet: set, abc.Mapping: dict, abc.MutableMapping: dict,
-}
 
 
 class Reader:
@@ -168,11 +51,12 @@ class Reader:
 
     def refuse(self, annotation: Any, reason: str = "") -> NoReturn:
         shown = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else annotation
-        raise InvalidAnnotation(f"{self.where}: {shown} {reason or 'cannot be checked on the wire'}; {_WAY_OUT}")
+        raise InvalidAnnotation(f"{self.where}: {shown} {reason or 'cannot be checked on the wire'}; {WAY_OUT}")
 
     def read(self, annotation: Any) -> Form:
-        if _hashes(annotation) and annotation in _SCALARS:
-            return _SCALARS[annotation]
+        """The form of ``annotation``; InvalidAnnotation for what is on no list of ours."""
+        if _hashes(annotation) and annotation in SCALARS:
+            return SCALARS[annotation]
         if isinstance(annotation, (str, typing.ForwardRef)):
             raise Unresolved(f"{self.where}: {annotation!r} is not defined (yet)")
         origin = get_origin(annotation)
@@ -184,7 +68,7 @@ class Reader:
             return self.read(annotation.__value__)
         if isinstance(annotation, type):
             return self.read_class(annotation)
-        self.refuse(annotation)
+        return self.refuse(annotation)
 
     def read_generic(self, annotation: Any, origin: Any, arguments: tuple[Any, ...]) -> Form:
         if origin in (Union, types.UnionType):
@@ -196,18 +80,18 @@ class Reader:
         if getattr(origin, "_name", "") in ("Required", "NotRequired", "ReadOnly"):
             return self.read(arguments[0])
         if origin is tuple:
-            return self.tuple((Any, ...) if annotation is typing.Tuple else arguments)  # noqa: UP006
-        if origin in _CONTAINERS:
-            return self.container(_CONTAINERS[origin], [self.read(argument) for argument in arguments] or [_ANY, _ANY])
+            return self.read_tuple((Any, ...) if annotation is typing.Tuple else arguments)  # noqa: UP006
+        if origin in CONTAINERS:
+            return self.container(CONTAINERS[origin], [self.read(argument) for argument in arguments] or [ANY, ANY])
         if isinstance(origin, type) and arrays.is_numpy(origin):
             return self.array(origin, *get_args(arguments[1])) if arguments[1:] else self.read_class(origin)
-        self.refuse(annotation)
+        return self.refuse(annotation)
 
     def read_class(self, kind: type) -> Form:
         if kind is tuple:
-            return self.tuple((Any, ...))
-        if kind in _CONTAINERS:
-            return self.container(_CONTAINERS[kind], [_ANY, _ANY])
+            return self.read_tuple((Any, ...))
+        if kind in CONTAINERS:
+            return self.container(CONTAINERS[kind], [ANY, ANY])
         if issubclass(kind, Enum):
             return self.enum(kind)
         if arrays.is_numpy(kind):
@@ -217,7 +101,7 @@ class Reader:
         if hasattr(kind, "__dataclass_fields__") or issubclass(kind, msgspec.Struct) or hasattr(
                 kind, "__required_keys__"):
             return self.records[kind] if kind in self.records else self.record(kind)
-        self.refuse(kind)
+        return self.refuse(kind)
 
     # -- containers
 
@@ -231,17 +115,17 @@ class Reader:
         if kind is dict:
             return self.mapping(items[0], items[1])
         item = items[0]
-        text = kind.__name__ if item is _ANY else f"{kind.__name__}[{item.text}]"
+        text = kind.__name__ if item is ANY else f"{kind.__name__}[{item.text}]"
 
         def convert(value: Any) -> Any:
-            if not isinstance(value, _ARRAYS):
+            if not isinstance(value, ARRAYS):
                 raise Mismatch(text, value)
-            if item is _ANY:
+            if item is ANY:
                 return value if type(value) is kind else kind(value)
             done = []
             try:
-                for part in value:
-                    done.append(item.convert(part))
+                for each in value:
+                    done.append(item.convert(each))  # noqa: PERF401 - its length says where it failed
             except Mismatch as mismatch:
                 mismatch.parts.append(f"[{len(done)}]")
                 raise
@@ -250,17 +134,17 @@ class Reader:
                                plain=item.plain and types.GenericAlias(kind, (item.plain,)), deep=item.deep))
 
     def mapping(self, key: Form, item: Form) -> Form:
-        text = "dict" if key is item is _ANY else f"dict[{key.text}, {item.text}]"
+        text = "dict" if key is item is ANY else f"dict[{key.text}, {item.text}]"
 
         def convert(value: Any) -> Any:
             if not isinstance(value, dict):
                 raise Mismatch(text, value)
-            if key is item is _ANY:
+            if key is item is ANY:
                 return value
             done = {}
-            for name, part in value.items():
+            for name, each in value.items():
                 try:
-                    done[key.convert(name)] = item.convert(part)
+                    done[key.convert(name)] = item.convert(each)
                 except Mismatch as mismatch:
                     mismatch.parts.append(f"[{shown(name)}]")
                     raise
@@ -269,14 +153,14 @@ class Reader:
         return self.quick(Form(text, convert, wire=frozenset({dict}), schema=f"dict[{key.schema}, {item.schema}]",
                                plain=plain, deep=item.deep))
 
-    def tuple(self, arguments: tuple[Any, ...]) -> Form:
+    def read_tuple(self, arguments: tuple[Any, ...]) -> Form:
         if len(arguments) == 2 and arguments[1] is ...:
             same = self.container(list, [self.read(arguments[0])])
             text = f"tuple[{same.text[5:-1] or 'Any'}, ...]"
             plain = same.plain and types.GenericAlias(tuple, (*get_args(same.plain), ...))
 
             def convert_all(value: Any) -> Any:
-                if not isinstance(value, _ARRAYS):
+                if not isinstance(value, ARRAYS):
                     raise Mismatch(text, value)
                 return tuple(same.convert(value))
             return Form(text, convert_all, wire=frozenset({tuple}), schema=f"tuple{same.schema[4:]}...", plain=plain,
@@ -289,12 +173,12 @@ class Reader:
         least = len(items) if least is None else least
 
         def convert(value: Any) -> Any:
-            if not isinstance(value, _ARRAYS):
+            if not isinstance(value, ARRAYS):
                 raise Mismatch(text, value)
             if not least <= len(value) <= len(items):
                 raise Mismatch(text, reason=f"expected {text}, got {len(value)} items")
-            return make([_part(form, part, f".{names[at]}" if names else f"[{at}]")
-                         for at, (form, part) in enumerate(zip(items, value, strict=False))])
+            return make([part(form, each, f".{names[at]}" if names else f"[{at}]")
+                         for at, (form, each) in enumerate(zip(items, value, strict=False))])
         inner = ", ".join(form.schema for form in items)
         return Form(text, convert, wire=frozenset({tuple}), schema=f"{text.partition('[')[0]}[{inner}]",
                     deep=any(form.deep for form in items))
@@ -305,13 +189,13 @@ class Reader:
             slow, annotation = form.convert, form.plain
 
             def convert(value: Any) -> Any:
-                if not isinstance(value, (*_ARRAYS, dict)) or len(value) < _LONG:
+                if not isinstance(value, (*ARRAYS, dict)) or len(value) < LONG:
                     return slow(value)
                 try:
                     return msgspec.convert(value, annotation, builtin_types=NATIVE)
                 except (msgspec.ValidationError, ValueError, TypeError):
                     return slow(value)
-            form.convert = convert
+            return replace(form, convert=convert)
         return form
 
     # -- choices
@@ -348,7 +232,9 @@ class Reader:
         if not limits:
             return form
         kind = next(iter(form.wire)) if len(form.wire) == 1 else Any
-        annotation = Annotated[(form.plain or kind, *limits)]  # type: ignore[valid-type]
+        annotation: Any = form.plain or kind
+        for limit in limits:
+            annotation = Annotated[annotation, limit]
         schema = f"{form.schema} {limits}"
 
         def convert(value: Any) -> Any:
@@ -369,8 +255,8 @@ class Reader:
                     plain=form.plain and annotation)
 
     def union(self, arms: list[Form]) -> Form:
-        if _ANY in arms:
-            return _ANY
+        if ANY in arms:
+            return ANY
         text = " | ".join(form.text for form in arms)
         self.distinct(arms, text)
 
@@ -388,11 +274,11 @@ class Reader:
                         failures.append(mismatch)
             likely = len(near) == 1 or (near and not [form for form in near if not form.deep])
             raise failures[0] if likely else Mismatch(text, value)
-        simple = len(arms) == 2 and _NONE in arms and all(form.plain for form in arms)
+        simple = len(arms) == 2 and NONE in arms and all(form.plain for form in arms)
         return Form(text, convert, wire=frozenset().union(*(form.wire for form in arms)),
                     schema=" | ".join(sorted(form.schema for form in arms)),
                     exact=frozenset().union(*(form.exact for form in arms)), deep=any(form.deep for form in arms),
-                    plain=Union[tuple(form.plain for form in arms)] if simple else None)
+                    plain=Union[tuple(form.plain for form in arms)] if simple else None)  # noqa: UP007
 
     def distinct(self, arms: list[Form], text: str) -> None:
         """Refuse a union of which one arm, once it has travelled, looks like another."""
@@ -407,29 +293,28 @@ class Reader:
     def record(self, kind: type) -> Form:
         """A dataclass, a Struct or a TypedDict: a map on the wire."""
         name = kind.__qualname__.rpartition("<locals>.")[2]
-        form = self.records[kind] = Form(name, lambda value: value, wire=frozenset({dict}), own=kind, deep=True,
-                                         schema=f"record {name}")
         outer, hints = self.where, hints_of(kind, self.where, {**self.names, kind.__name__: kind})
         required = _fields_of(kind, hints)
-        form.keys = frozenset(required)
-        form.literals = {field: frozenset(value.value if isinstance(value, Enum) else value for value in get_args(hint))
-                         for field, hint in hints.items() if get_origin(hint) is Literal}
-        parts: dict[str, tuple[Form, bool]] = {}
+        literals = {field: frozenset(value.value if isinstance(value, Enum) else value for value in get_args(hint))
+                    for field, hint in hints.items() if get_origin(hint) is Literal}
+        parts: dict[str, tuple[Form, bool]] = {}        # filled below, since they may have the record itself in them
+        form = self.records[kind] = Form(
+            name, record_converter(kind, name, parts), frozenset({dict}), own=kind, deep=True, schema=f"record {name}",
+            keys=frozenset(required), literals=literals)
         for field in required:
             self.where = f"{outer}, field {name}.{field}"
             parts[field] = self.read(hints[field]), required[field]
         self.where = outer
-        form.convert = _record_converter(kind, name, parts)
-        form.schema = f"record {name}({', '.join(_field_text(*item) for item in parts.items())})"
-        return form
+        fields_text = ", ".join(_field_text(*item) for item in parts.items())
+        self.records[kind] = replace(form, schema=f"record {name}({fields_text})")
+        return self.records[kind]
 
     def named_tuple(self, kind: Any) -> Form:
         hints = hints_of(kind, self.where, {**self.names, kind.__name__: kind})
         items = [self.read(hints.get(field, Any)) for field in kind._fields]
         form = self.fixed(kind.__name__, items, lambda parts: kind(*parts),
                           least=len(items) - len(kind._field_defaults), names=kind._fields)
-        form.own = kind
-        return form
+        return replace(form, own=kind)
 
     # -- numpy
 
@@ -455,7 +340,7 @@ class Reader:
         if kind.__name__ in ("str_", "bytes_", "object_", "void", "longdouble", "clongdouble"):
             self.refuse(kind, "does not arrive as itself")
         text = f"numpy.{kind.__name__.strip('_')}"
-        return Form(text, _only(kind)(text), wire=frozenset({kind}))
+        return Form(text, only(kind)(text), wire=frozenset({kind}))
 
 
 def hints_of(thing: Any, where: str, names: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -465,7 +350,7 @@ def hints_of(thing: Any, where: str, names: Mapping[str, Any] | None = None) -> 
     except NameError as error:
         raise Unresolved(f"{where}: {error}") from error
     except Exception as error:
-        raise InvalidAnnotation(f"{where}: its annotations cannot be read: {error}; {_WAY_OUT}") from error
+        raise InvalidAnnotation(f"{where}: its annotations cannot be read: {error}; {WAY_OUT}") from error
 
 
 def _hashes(annotation: Any) -> bool:
@@ -474,19 +359,6 @@ def _hashes(annotation: Any) -> bool:
     except TypeError:       # such as Annotated with a list
         return False
     return True
-
-
-def _part(form: Form, value: Any, where: str) -> Any:
-    try:
-        return form.convert(value)
-    except Mismatch as mismatch:
-        mismatch.parts.append(where)
-        raise
-
-
-def shown(value: Any) -> str:
-    return repr(value)[:40] if type(value) in (str, bool, float, bytes) or (
-        type(value) is int and value.bit_length() < 64) else name_of(value)
 
 
 def _apart(left: Form, right: Form) -> bool:
@@ -510,39 +382,3 @@ def _fields_of(kind: Any, hints: dict[str, Any]) -> dict[str, bool]:
 
 def _field_text(name: str, part: tuple[Form, bool]) -> str:
     return f"{name}: {part[0].schema}" + ("" if part[1] else " = ...")
-
-
-def _record_converter(kind: type, name: str, parts: dict[str, tuple[Form, bool]]) -> Callable[[Any], Any]:
-    is_map = issubclass(kind, dict)
-    make = _make_dataclass if hasattr(kind, "__dataclass_fields__") else lambda kind, values: kind(**values)
-
-    def convert(value: Any) -> Any:
-        if not is_map and isinstance(value, kind):
-            for field, (form, _) in parts.items():
-                _part(form, getattr(value, field), f".{field}")
-            return value
-        if not isinstance(value, dict):
-            raise Mismatch(name, value)
-        values = {}
-        for field, (form, required) in parts.items():
-            if field in value:
-                values[field] = _part(form, value[field], f"[{field!r}]" if is_map else f".{field}")
-            elif required:
-                raise Mismatch(name, reason=f"expected {name}, got a dict without {field!r}")
-        try:
-            return make(kind, values)
-        except Exception as error:      # its __post_init__
-            raise Mismatch(name, reason=f"{name} refuses its fields: {error}") from error
-    return convert
-
-
-def _make_dataclass(kind: Any, values: dict[str, Any]) -> Any:
-    """An instance without its ``__init__``, whose parameters may be others, but with its ``__post_init__``."""
-    made = object.__new__(kind)
-    for field in fields(kind):
-        value = values[field.name] if field.name in values else (
-            field.default if field.default is not MISSING else field.default_factory())  # type: ignore[misc]
-        object.__setattr__(made, field.name, value)
-    if hasattr(kind, "__post_init__"):
-        made.__post_init__()
-    return made

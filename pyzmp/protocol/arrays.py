@@ -20,6 +20,7 @@ def is_numpy(kind: type) -> bool:
 
 
 def is_array(kind: type) -> bool:
+    """Whether a class of numpy's is that of arrays."""
     return any(base.__name__ == "ndarray" for base in kind.__mro__)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Generic, TypeVar
 
 from pyzmp.exceptions import (
@@ -163,5 +162,7 @@ def refuse(call: int, code: int, text: str) -> Failure:
 
 def unknown(service: str, known: Collection[str], where: str) -> str:
     """The sentence that nobody provides *service*, with the nearest of the *known* names."""
+    from difflib import get_close_matches  # needed once something is wrong, and costs to import
+
     near = get_close_matches(service, known, 1)
     return f"nobody provides {service!r} {where}" + (f"; did you mean {near[0]!r}?" if near else "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -235,7 +235,7 @@ def _timedelta(value: timedelta) -> ExtType:
 
 _Form = Callable[[_Encoder, Any], Any]
 # The base's own methods, since a subclass may write itself in another way.
-_FORMS: dict[type, _Form] = {
+_FORMS: Mapping[type, _Form] = {
     tuple: lambda encoder, value: encoder.nest(Code.TUPLE, list(value)),
     set: lambda encoder, value: encoder.nest(Code.SET, list(value)),
     frozenset: lambda encoder, value: encoder.nest(Code.FROZENSET, list(value)),
@@ -370,7 +370,7 @@ class _Decoder:
 
 
 _Arrival = Callable[[_Decoder, bytes], Any]
-_ARRIVALS: dict[int, _Arrival] = {
+_ARRIVALS: Mapping[int, _Arrival] = {
     Code.TUPLE: lambda decoder, data: tuple(decoder.items(data)),
     Code.SET: lambda decoder, data: set(decoder.items(data)),
     Code.FROZENSET: lambda decoder, data: frozenset(decoder.items(data)),

@@ -20,8 +20,7 @@ from pyzmp.exceptions import MalformedMessage
 VERSION = 1
 BATCH = 1024  # messages in one ZeroMQ message, at most
 FRAMES = 1024  # frames in one ZeroMQ message, at most
-LOCAL_SIZE = 1 << 30  # bytes of one ZeroMQ message inside a host
-REMOTE_SIZE = 64 << 20  # and between hosts
+SIZE = 1 << 30  # bytes of one ZeroMQ message
 
 Buffer = bytes | bytearray | memoryview
 

@@ -48,12 +48,12 @@ def _described(error: BaseException, node: str, service: str | None, causes: int
         "args": [], "state": {}, "notes": [], "trace": "", "nodes": [node], "service": service, "lost": lost,
     }
     if isinstance(error, RemoteError):
-        form["nodes"] = [*error.nodes, node]
+        form["nodes"], form["service"] = [*error.nodes, node], error.service
     form["trace"] = _trace(error)
     _carry(error, form, lost)
     cause = error.__cause__ if error.__cause__ is not None or error.__suppress_context__ else error.__context__
     if isinstance(cause, RemoteError):
-        form["nodes"] = [*cause.nodes, node]
+        form["nodes"], form["service"] = [*cause.nodes, node], cause.service
     elif cause is not None and causes:
         form["cause"] = _described(cause, node, service, causes - 1)
     return form

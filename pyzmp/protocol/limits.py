@@ -61,6 +61,7 @@ _CONTAINERS = frozenset({list, dict, tuple, set, frozenset})
 
 
 def too_deep(value: Any) -> bool:
+    """Whether containers stand deeper in each other than the limit."""
     level = [value] if type(value) in _CONTAINERS else []
     for _ in range(MAX_DEPTH):
         level = [item for container in level for item in _items(container) if type(item) in _CONTAINERS]

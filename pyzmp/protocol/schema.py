@@ -12,7 +12,8 @@ from inspect import Parameter
 from typing import Any, NoReturn, get_args, get_origin
 
 from pyzmp.exceptions import InvalidCall, MalformedMessage
-from pyzmp.protocol.annotations import Form, Mismatch, Reader, Unresolved, hints_of, shown
+from pyzmp.protocol.annotations import Reader, Unresolved, hints_of
+from pyzmp.protocol.forms import ANY, Form, Mismatch, shown
 
 __all__ = ["Signature", "Type", "Unresolved"]
 
@@ -75,7 +76,7 @@ class _Argument:
 
     @property
     def text(self) -> str:
-        stars = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}.get(self.kind, "")
+        stars = "*" if self.kind is Parameter.VAR_POSITIONAL else "**" if self.kind is Parameter.VAR_KEYWORD else ""
         shown = f"{stars}{self.name}" + ("" if self.form.text == "Any" else f": {self.form.text}")
         if self.default is Parameter.empty:
             return shown
@@ -100,8 +101,19 @@ class Signature:
     values; ``check_result`` and ``convert_result`` are then for each of them.
     """
 
-    __slots__ = ("_arguments", "_exact", "_keywords", "_least", "_positional", "_result", "_rest", "_rest_keywords",
-                 "fingerprint", "streams", "text")
+    __slots__ = (
+        "_arguments",
+        "_exact",
+        "_keywords",
+        "_least",
+        "_positional",
+        "_rest",
+        "_rest_keywords",
+        "_result",
+        "fingerprint",
+        "streams",
+        "text",
+    )
 
     def __init__(self, arguments: Sequence[_Argument] | None, result: Form, *, streams: bool) -> None:
         unchecked = arguments is None
@@ -149,7 +161,7 @@ class Signature:
         try:
             parameters = list(inspect.signature(function).parameters.values())
         except (ValueError, TypeError):
-            return cls(None, Reader("").read(Any), streams=False)
+            return cls(None, ANY, streams=False)
         if drop_first and parameters and parameters[0].kind in _POSITIONAL:
             del parameters[0]
         target = _annotated(function)
@@ -163,7 +175,7 @@ class Signature:
     def bind(self, service: str, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
         """At the node: the decoded arguments, converted to what is annotated.  Raises InvalidCall."""
         exact = self._exact
-        if not kwargs and self._least <= len(args) <= len(exact) and type(args) in (list, tuple):
+        if kwargs == {} and type(args) in (list, tuple) and self._least <= len(args) <= len(exact):
             for value, kinds in zip(args, exact):       # noqa: B905 - what has a default may be missing
                 if type(value) not in kinds:
                     break
@@ -225,21 +237,24 @@ class Signature:
         argument = self._keywords.get(name) if type(name) is str else None
         if argument is None:
             if self._rest_keywords is None or type(name) is not str:
-                self._refuse(service, name, f"unexpected argument {shown(name)}; it takes {self.text}")
+                text = shown(name)
+                self._refuse(service, text.strip("'"), f"unexpected argument {text}; it takes {self.text}")
         elif argument in self._positional[:given]:
             self._refuse(service, name, f"argument {name!r} came twice, by place and by name")
 
     def _values(self, service: str, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         most = len(self._positional)
-        values = [self._value(service, self._positional[at].name if at < most else f"{self._rest.name}[{at - most}]",
-                              self._positional[at] if at < most else self._rest, value)
-                  for at, value in enumerate(args)]
-        named = {name: self._value(service, name, self._keywords.get(name, self._rest_keywords), value)
+        values = [self._value(service, argument.name, argument, value)
+                  for argument, value in zip(self._positional, args, strict=False)]
+        if self._rest is not None:
+            values += [self._value(service, f"{self._rest.name}[{at}]", self._rest, value)
+                       for at, value in enumerate(args[most:])]
+        named = {name: self._value(service, name, self._keywords.get(name) or self._rest_keywords, value)
                  for name, value in kwargs.items()}
         return values, named
 
-    def _value(self, service: str, name: str, argument: _Argument, value: Any) -> Any:
-        if type(value) in argument.form.exact:
+    def _value(self, service: str, name: str, argument: _Argument | None, value: Any) -> Any:
+        if argument is None or type(value) in argument.form.exact:
             return value
         try:
             return _converted(argument.form, value)
@@ -249,7 +264,7 @@ class Signature:
 
     def _refuse(self, service: str, argument: str, text: str, cause: BaseException | None = None) -> NoReturn:
         error = InvalidCall(f"{service}(): {text}", service=service)
-        error.argument = argument or None
+        error.argument = str(argument) or None
         raise error from cause
 
 
@@ -258,14 +273,14 @@ def _annotated(function: Any) -> Any:
     while isinstance(function, functools.partial):
         function = function.func
     if isinstance(function, type):
-        return function.__init__
+        return inspect.getattr_static(function, "__init__")
     return function if inspect.isroutine(function) else type(function).__call__
 
 
 def _hint(parameter: Parameter, hints: dict[str, Any]) -> Any:
     hint = hints.get(parameter.name, Any)
     if parameter.default is None and hint is not Any:
-        return typing.Optional[hint]      # as Python 3.10 reads it; equal fingerprints in all versions
+        return typing.Optional[hint]  # noqa: UP045 - as Python 3.10 reads it; equal fingerprints in all versions
     return hint
 
 

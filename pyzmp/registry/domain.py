@@ -28,7 +28,7 @@ from pyzmp.protocol.facts import Member
 from pyzmp.transport.address import PATH
 
 WAY_OUT = "set PYZMP_DIR to a short path of a directory that only you can write"
-RESERVED = len("/registry-9999999999")  # bytes that a socket's path needs beyond the directory's
+RESERVED = len("/node~~0123456789abcdef")  # bytes that a socket's path needs beyond the directory's
 _DOMAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 _PLAIN = re.compile(r"[a-z0-9_.-]+")  # no capitals: some file systems take them for the same
 _LOCK = re.compile(r"registry-([0-9]{1,18})\.lock")
@@ -86,6 +86,8 @@ class Domain:
                 Path(base).mkdir(mode=0o700, parents=True, exist_ok=True)
             _check(base, make=True, others=0o022 if _chosen() else 0o077)
             _check(self.path, make=True, others=0o077)
+        except RegistryUnavailable:  # an OSError too
+            raise
         except OSError as error:
             raise RegistryUnavailable(f"{error.filename or self.path}: {error.strerror}; {WAY_OUT}") from error
 
@@ -93,6 +95,8 @@ class Domain:
         """Whether the directory is there; raises RegistryUnavailable where it is not private to this user."""
         try:
             _check(self.path, make=False, others=0o077)
+        except RegistryUnavailable:  # an OSError too
+            raise
         except OSError:
             return False
         return True
@@ -102,8 +106,8 @@ class Domain:
         room = PATH - len(os.fsencode(self.path)) - len("/node-")
         if _PLAIN.fullmatch(node) and len(node) <= room:
             return f"ipc://{self.path}/node-{node}"
-        digest = hashlib.sha256(node.encode("utf-8", "surrogatepass")).hexdigest()[:14]
-        start = re.sub(r"[^a-z0-9_.-]", "", node.lower())[:max(0, min(16, room - len(digest) - 1))]
+        digest = hashlib.sha256(node.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        start = re.sub(r"[^a-z0-9_.-]", "", node.lower())[:min(16, room - len("~") - len(digest))]
         return f"ipc://{self.path}/node~{start}~{digest}"
 
     def registry(self, counter: int) -> str:
@@ -335,5 +339,5 @@ def _try_lock(descriptor: int, kind: int, path: str) -> bool:
 
 
 def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    return os.open(path, flags | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 

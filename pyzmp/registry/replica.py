@@ -221,18 +221,20 @@ class Replica:
 
     async def _run(self) -> None:
         """Find a registry, follow it until that ends, and again."""
-        pause, failing = _PAUSES[0], self._loop.time()
+        pause, deaf, since = _PAUSES[0], "", 0.0
         while True:
             address = await self._find()
             if address is None:
                 await self._rest(pause)
-            elif await self._follow(address):
-                pause, failing = _PAUSES[0], self._loop.time()
-                continue
             else:
-                if self._takes_part and self._loop.time() > failing + SILENCE:
-                    self._above = max(self._above, int(address.rpartition("-")[2]))  # it has the lock, and is deaf
-                await asyncio.sleep(pause * random.uniform(0.5, 1))
+                if address != deaf:
+                    deaf, since = address, self._loop.time()
+                if await self._follow(address):
+                    pause, deaf = _PAUSES[0], ""
+                    continue
+                if self._takes_part and self._loop.time() > since + SILENCE:
+                    self._above = max(self._above, int(address.rpartition("-")[2]))  # its lock is all it has
+                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
             pause = min(2 * pause, _PAUSES[1])
 
     async def _find(self) -> str | None:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 import zmq
 
 from pyzmp.exceptions import AddressInUse, InvalidAddress
-from pyzmp.protocol.envelope import FRAMES, LOCAL_SIZE, Buffer
+from pyzmp.protocol.envelope import FRAMES, SIZE, Buffer
 from pyzmp.transport.address import Address, parse
 from pyzmp.transport.context import Context
 
@@ -247,7 +247,7 @@ def _configure(made: zmq.Socket[bytes]) -> None:
     made.set(zmq.HANDSHAKE_IVL, HANDSHAKE)
     made.set(zmq.SNDHWM, QUEUE)
     made.set(zmq.RCVHWM, QUEUE)
-    made.set(zmq.MAXMSGSIZE, LOCAL_SIZE)
+    made.set(zmq.MAXMSGSIZE, SIZE)
 
 
 def _send(end: zmq.Socket[bytes], frames: Sequence[Buffer]) -> None:
@@ -265,9 +265,9 @@ def _gather(end: zmq.Socket[bytes], first: Buffer) -> Frames:
     while end.get(zmq.RCVMORE):
         frame = end.recv(copy=False)
         size += len(frame)
-        if len(frames) <= FRAMES and size <= LOCAL_SIZE:
+        if len(frames) <= FRAMES and size <= SIZE:
             frames.append(frame.buffer)
-    if len(frames) > FRAMES or size > LOCAL_SIZE:
+    if len(frames) > FRAMES or size > SIZE:
         frames.clear()
     return frames
 

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from pyzmp.exceptions import AddressInUse
-from pyzmp.protocol.envelope import FRAMES, LOCAL_SIZE, Buffer
+from pyzmp.protocol.envelope import FRAMES, SIZE, Buffer
 from pyzmp.transport.address import Address
 from pyzmp.transport.context import Context
 from pyzmp.transport.link import Frames
@@ -158,5 +158,5 @@ class MemoryListener:
 
 def _copied(frames: Sequence[Buffer]) -> Frames:
     """The frames as the other end gets them: none where they go beyond the limits, as over ZeroMQ."""
-    over = len(frames) > FRAMES or sum(memoryview(frame).nbytes for frame in frames) > LOCAL_SIZE
+    over = len(frames) > FRAMES or sum(memoryview(frame).nbytes for frame in frames) > SIZE
     return Frames() if over else Frames(frame if isinstance(frame, bytes) else bytes(frame) for frame in frames)

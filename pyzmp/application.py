@@ -1,0 +1,70 @@
+"""Running nodes until they are told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
+
+from pyzmp.exceptions import NodeDied
+from pyzmp.node import Node
+
+
+def run(*nodes: Node, timeout: float | None = None) -> None:
+    """Start *nodes* in order, and run until Ctrl-C, SIGTERM, or the end of all of them.
+
+    Returns once they are stopped, in reverse order, each within *timeout* seconds where given.
+    Raises what a start raised, and NodeDied where a node has failed; the others are stopped then
+    too.  A second Ctrl-C does not wait: it raises KeyboardInterrupt.  Outside of the main thread, which
+    alone gets signals, it runs until the nodes have ended.
+    """
+    told = threading.Event()
+    failed: list[Node] = []
+    with _signals(told), contextlib.ExitStack() as stack:
+        for node in nodes:
+            if told.is_set():
+                return
+            if not node.is_alive():
+                node.start()
+            stack.callback(node.shutdown, timeout=timeout)
+        _watch(nodes, told, failed)
+        told.wait()
+    if failed:
+        raise NodeDied(f"{failed[0].name!r} ended by itself with exit code {failed[0].exitcode}", node=failed[0].name)
+
+
+def _watch(nodes: Sequence[Node], told: threading.Event, failed: list[Node]) -> None:
+    """Set *told* when a node has failed, or the last one has ended."""
+    lock, left = threading.Lock(), len(nodes)
+
+    def wait(node: Node) -> None:
+        nonlocal left
+        node.join()
+        with lock:
+            left -= 1
+            if node.exitcode and not told.is_set():
+                failed.append(node)
+            if failed or not left:
+                told.set()
+    for node in nodes:
+        threading.Thread(target=wait, args=(node,), name=f"pyzmp-run-{node.name}", daemon=True).start()
+
+
+@contextlib.contextmanager
+def _signals(told: threading.Event) -> Iterator[None]:
+    """Let SIGINT and SIGTERM set *told*."""
+    def tell(number: int, frame: FrameType | None) -> None:
+        if told.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        told.set()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+
+import pytest
+
+from pyzmp.exceptions import NodeExists, RegistryUnavailable
+from pyzmp.protocol import facts
+from pyzmp.protocol.facts import Change, Epoch, Member, NodeFact, Position, Refusal, ServiceFact, Settled
+from pyzmp.registry.announcer import Announcer
+
+ME = Member("me", "host", 1, "1")
+HERE = Position(Epoch(1, "n"), 5)
+
+
+def node(name: str, **more: object) -> NodeFact:
+    return NodeFact(name, "me", "", (), "process", "host", 1, "m.Oven", **more)  # type: ignore[arg-type]
+
+
+class Bench:
+    """An announcer, what it said, and a view that has reached everything unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.said: list[facts.Message] = []
+        self.reached = True
+        self.announcer = Announcer(ME, asyncio.get_running_loop(), self.said.append, lambda position: self.reached)
+
+    def proposals(self) -> list[facts.Propose]:
+        return [message for message in self.said if isinstance(message, facts.Propose)]
+
+    def introduce(self) -> None:
+        self.announcer.introduce()
+        last = self.proposals()[-1]
+        self.announcer.settle(Settled(last.id, HERE))
+        self.said.clear()
+
+
+def on_a_loop(test: Callable[[Bench], Coroutine[None, None, None]]) -> Callable[[], None]:
+    def run() -> None:
+        async def inside() -> None:
+            await test(Bench())
+
+        asyncio.run(inside())
+
+    run.__name__ = test.__name__
+    return run
+
+
+@on_a_loop
+async def test_what_is_asked_for_in_one_turn_travels_together(bench: Bench) -> None:
+    bench.introduce()
+    asked = [bench.announcer.announce([node(name)]) for name in "abc"]
+    await asyncio.sleep(0)
+    (proposal,) = bench.proposals()
+    assert proposal.changes == tuple(Change((node(name),)) for name in "abc")
+    bench.announcer.settle(Settled(proposal.id, HERE))
+    assert await asyncio.gather(*asked) == [HERE] * 3
+
+
+@on_a_loop
+async def test_an_answer_waits_until_the_view_contains_it(bench: Bench) -> None:
+    bench.introduce()
+    bench.reached = False
+    asked = bench.announcer.announce([node("a")])
+    await asyncio.sleep(0)
+    bench.announcer.settle(Settled(bench.proposals()[0].id, HERE))
+    assert not asked.done()
+    bench.reached = True
+    bench.announcer.arrive()
+    assert asked.result() == HERE
+
+
+@on_a_loop
+async def test_a_refusal_fails_its_own_change_only(bench: Bench) -> None:
+    bench.introduce()
+    a, b = bench.announcer.announce([node("a")]), bench.announcer.announce([node("b")])
+    await asyncio.sleep(0)
+    bench.announcer.settle(Settled(bench.proposals()[0].id, HERE, (Refusal(0, "a", "pid 2 as Stove", "pid 1 as Oven"),)))
+    with pytest.raises(NodeExists, match="pid 2 as Stove"):
+        await a
+    assert await b == HERE
+    bench.said.clear()
+    bench.announcer.introduce()
+    assert [change.puts for change in bench.proposals()[0].changes] == [(node("b"),), ()]
+
+
+@on_a_loop
+async def test_two_nodes_of_one_process_have_two_names(bench: Bench) -> None:
+    first = bench.announcer.announce([node("a")])
+    with pytest.raises(NodeExists, match="pid 1 as Oven; pid 1 as Oven"):
+        bench.announcer.announce([node("a")])
+    bench.announcer.withdraw([("node", "a")])
+    bench.announcer.announce([node("a")])
+    assert not first.done()
+
+
+@on_a_loop
+async def test_a_new_registry_hears_everything_and_settles_what_was_on_its_way(bench: Bench) -> None:
+    bench.introduce()
+    service = ServiceFact("a", "x", "me")
+    asked = bench.announcer.announce([node("a"), service])
+    gone = bench.announcer.withdraw([("node", "old")])
+    await asyncio.sleep(0)
+    bench.said.clear()
+    bench.announcer.interrupt()
+    waiting = bench.announcer.announce([node("b")])
+    await asyncio.sleep(0)
+    assert bench.said == []
+    held = NodeFact("other", "you", "", (), "process", "host", 2, "m.Stove")
+    bench.announcer.introduce([held])
+    join, hold, propose = bench.said
+    assert (join, hold) == (facts.Join(ME), facts.Hold((held,)))
+    assert isinstance(propose, facts.Propose)
+    assert propose.complete
+    assert propose.changes == (Change((node("a"), service)), Change((node("b"),)), Change())
+    bench.announcer.settle(Settled(propose.id, HERE))
+    assert await asyncio.gather(asked, gone, waiting) == [HERE] * 3
+
+
+@on_a_loop
+async def test_own_facts_are_announced_again_with_their_incarnation(bench: Bench) -> None:
+    bench.announcer.announce([node("a")])
+    bench.announcer.learn([node("a", incarnation=(1, 4)), NodeFact("b", "you", "", (), "", "", 2, "")])
+    bench.announcer.introduce()
+    assert bench.proposals()[0].changes[0].puts == (node("a", incarnation=(1, 4)),)
+    bench.announcer.announce([node("a", incarnation=(1, 4), labels=(("room", "small"),))])
+
+
+@on_a_loop
+async def test_what_nobody_waits_for_any_more_is_withdrawn(bench: Bench) -> None:
+    bench.introduce()
+    asked = bench.announcer.announce([node("a")])
+    await asyncio.sleep(0)
+    bench.announcer.give_up(asked)
+    await asyncio.sleep(0)
+    assert bench.proposals()[-1].changes == (Change(deletes=(("node", "a"),)),)
+    assert asked.cancelled()
+
+
+@on_a_loop
+async def test_many_go_in_messages_of_bounded_size(bench: Bench) -> None:
+    bench.introduce()
+    for number in range(2000):
+        bench.announcer.announce([node(f"node {number}")])
+    await asyncio.sleep(0)
+    assert len(bench.proposals()) > 1
+    assert all(len(facts.encode(message)) < 2 * facts.PIECE for message in bench.said)
+    assert sum(len(message.changes) for message in bench.proposals()) == 2000
+
+
+@on_a_loop
+async def test_the_end_fails_who_waits_and_says_so(bench: Bench) -> None:
+    bench.introduce()
+    asked = bench.announcer.announce([node("a")])
+    bench.announcer.close(RegistryUnavailable("closed"))
+    assert bench.said == [facts.Leave()]
+    with pytest.raises(RegistryUnavailable, match="closed"):
+        await asked
