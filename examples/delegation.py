@@ -1,6 +1,8 @@
 """A class that holds a node instead of being one: it chooses what others may call."""
 from __future__ import annotations
 
+from typing_extensions import Self
+
 import pyzmp
 
 
@@ -22,7 +24,7 @@ class Account:
     def statement(self) -> str:
         return f"{self.node.name}: {self.balance}"
 
-    def __enter__(self) -> Account:
+    def __enter__(self) -> Self:
         self.node.start()
         return self
 

@@ -46,6 +46,7 @@ class _Life:
         self.handle: Handle | None = None  # what start() made, also while it waits for readiness
         self.ready = False
         self.control: Control | None = None  # of the loop, in the place where it runs
+        self.home: Any = None  # what a subclass has where it lives
         self.here: _Here | None = None  # of the loop, where run() runs it
 
 

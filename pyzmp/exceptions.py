@@ -26,6 +26,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import EllipsisType
 from typing import Any
 
 
@@ -53,11 +54,11 @@ class CallError(PyzmpError):
     default_executed: bool | None = None
 
     def __init__(self, message: str, *, service: str | None = None, node: str | None = None,
-                 executed: bool | None | type[Ellipsis] = ...) -> None:  # type: ignore[valid-type]
+                 executed: bool | EllipsisType | None = ...) -> None:
         super().__init__(message)
         self.service = service
         self.node = node
-        self.executed: bool | None = self.default_executed if executed is ... else executed  # type: ignore[assignment]
+        self.executed: bool | None = self.default_executed if isinstance(executed, EllipsisType) else executed
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""

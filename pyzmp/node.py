@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import contextvars
-import inspect
 import logging
-import math
-import time
-from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
-from msgspec.structs import replace
 from typing_extensions import Self
 
 from pyzmp import runtime
+from pyzmp.channels.at import At
 from pyzmp.channels.call import running_node
-from pyzmp.channels.declare import ServiceMethod, check_class, marks_of, methods_of, timers_of
-from pyzmp.coprocess import DRAIN, START, CoProcess
+from pyzmp.channels.declare import check_class
+from pyzmp.coprocess import DRAIN, START
 from pyzmp.exceptions import StartError
-from pyzmp.host import Guest, Host, Provided
-from pyzmp.launchers.base import Control, Handle, Launcher, NotReady, end
-from pyzmp.launchers.entity import EntityControl, EntityHandle, EntityLauncher
+from pyzmp.launchers.base import Launcher, NotReady
+from pyzmp.launchers.entity import EntityHandle, EntityLauncher
 from pyzmp.launchers.thread import ThreadLauncher
-from pyzmp.protocol.facts import Fact, NodeFact, Position, ServiceFact
+from pyzmp.life import Kind, LivingNode
 from pyzmp.protocol.schema import Signature
 from pyzmp.registry.domain import check_node_name
 
-Kind = Literal["process", "thread", "entity"]
 R = TypeVar("R")
 
-UPDATE = 0.1  # seconds between two calls of an update, at most
 WITHDRAWN = 6.0  # seconds in which the registry has noticed that a node which was killed is gone
 
 log = logging.getLogger("pyzmp.node")
 
 
-class Node(CoProcess):
+class Node(LivingNode):
     """A code-executing entity with a name, that serves calls.
 
     Subclasses declare services with ``@service``, timers with ``@every``, and override `on_start` and
@@ -51,9 +43,6 @@ class Node(CoProcess):
     reached through the socket of its loop.  Beyond loopback it needs *insecure* to be true.
     *context_manager*, *args*, *kwargs* and *loop_target* (in the place of `update`) are as in `CoProcess`.
     """
-
-    kind: Kind = "process"
-    _open_in = "on_start"
 
     def __init__(self, name: str | None = None, socket_bind: str | None = None, context_manager: Any = None,
                  loop_target: Callable[..., Any] | None = None, args: tuple[Any, ...] | None = None,
@@ -69,21 +58,6 @@ class Node(CoProcess):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         check_class(cls, Node)
-
-    # What subclasses override.
-
-    def on_start(self) -> Awaitable[None] | None:
-        """Called in the node, before it serves; may be ``async``.  What it raises comes out of `start`."""
-
-    def on_stop(self) -> Awaitable[None] | None:
-        """Called in the node once it serves no more; may be ``async``."""
-
-    def update(self, *args: Any, **kwargs: Any) -> Any:
-        """Called in the node after each turn of its loop that brought calls, and at least every 100 ms.
-
-        It gets the keyword ``timedelta``, the seconds since the last call.  Returning something other
-        than None ends the node with that status.  Where it is not overridden nobody wakes up for it.
-        """
 
     # What callers and owners do.
 
@@ -102,14 +76,14 @@ class Node(CoProcess):
             raise TypeError(f"provides() takes a callable, with a service_name where it has no name, got {callable!r}")
         Signature.of(callable, drop_first=False)
         self._provided[name] = callable
-        self._tell("provide", name)
+        self._follow(name)
 
     def withholds(self, name: str | Callable[..., Any]) -> None:
         """Take back what `provides` offered, by its name or the callable; also while the node runs."""
         known = [offered for offered, provided in self._provided.items() if name in (offered, provided)]
         for offered in known:
             del self._provided[offered]
-            self._tell("withhold", offered)
+            self._follow(offered)
         if not known:
             raise ValueError(f"{self.name!r} does not provide {name!r}; it provides {sorted(self._provided)}")
 
@@ -241,139 +215,20 @@ class Node(CoProcess):
                                f"{type(self).__name__}.at({self.name!r}).{service}()")
         return refuse
 
-    def _tell(self, verb: str, name: str) -> None:
-        """Have the running node, if there is one, provide or withhold *name*, and wait until the graph says so."""
-
-    # In the node.
-
-    def _body(self, control: Control) -> Any:
-        inherited = self.__dict__.pop("_settings", None)
-        if inherited is not None:
-            runtime.inherit(inherited)
-        life = self._lives(control)
-        return life if isinstance(control, EntityControl) else asyncio.run(life)
-
-    async def _lives(self, control: Control) -> int | None:
-        """The node's whole life, on the running loop."""
-        running_node.set(self)
-        loop, here = asyncio.get_running_loop(), runtime.current()
-        stop = asyncio.Event()
-        status: list[int | None] = []
-        control.on_stop(lambda: _call(loop, stop.set))
-        host = Host.of(here, loop)
-        guest = Guest(self.name, contextvars.copy_context())
-        own = self._fact(here, host)
-        async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(self._leaves, here, host, guest)
-            await here.announce([own])
-            args, kwargs = stack.enter_context(self._entered(self._args, self._kwargs))
-            await _awaited(self.on_start())
-            guest.services = self._services()
-            addresses = host.bind(guest, self._socket_bind, shared=self.kind == "entity", insecure=self._insecure)
-            own = replace(self._registered(here), addresses=tuple(addresses))
-            guest.incarnation = own.incarnation
-            host.add(guest)
-            position = await here.announce([own, *self._service_facts(here, guest)])
-            tasks = self._tasks(guest, args, kwargs, stop, status)
-            control.ready((addresses[-1], position))
-            await stop.wait()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self._leaves(here, host, guest)
-            await _awaited(self.on_stop())
-        return status[0] if status else 0
-
-    def _fact(self, here: runtime.Runtime, host: Host) -> NodeFact:
-        return NodeFact(self.name, here.member.id, host.name, (), self.kind, here.member.host, here.member.pid,
-                        type(self).__qualname__)
-
-    def _registered(self, here: runtime.Runtime) -> NodeFact:
-        """This node as the registry has it, with its incarnation."""
-        known = here.replica.view.facts.node(self.name)
-        if known is None:
-            raise StartError(f"{self.name!r} was lost from the registry while it started")
-        return known
-
-    def _services(self) -> dict[str, Provided]:
-        declared = methods_of(type(self))
-        services = {method.name: Provided(method.name, getattr(self, attribute), method.declared().signature,
-                                          marks_of(type(self), attribute), method.worker)
-                    for attribute, method in declared.items()}
-        offered = {name: _offered(name, function) for name, function in self._provided.items()}
-        return {**services, **offered}
-
-    def _service_facts(self, here: runtime.Runtime, guest: Guest) -> list[Fact]:
-        return [ServiceFact(self.name, provided.name, here.member.id, provided.marks, provided.signature.fingerprint,
-                            provided.signature.text) for provided in guest.services.values()]
-
-    async def _leaves(self, here: runtime.Runtime, host: Host, guest: Guest) -> None:
-        """Be gone from the graph, and answer what is open; once."""
-        if guest.leaving:
-            return
-        guest.leaving = True
-        own = here.replica.view.facts.node(self.name)
-        if own is not None and own.owner == here.member.id and own.loop == host.name:
-            await here.withdraw([own.key])
-        await host.remove(guest, DRAIN - 1)
-
-    def _tasks(self, guest: Guest, args: tuple[Any, ...], kwargs: dict[str, Any], stop: asyncio.Event,
-               status: list[int | None]) -> list[asyncio.Task[None]]:
-        tasks = [asyncio.create_task(_ticks(getattr(self, attribute), period))
-                 for attribute, period in timers_of(type(self)).items()]
-        if not self._idle():
-            turned = asyncio.Event()
-            guest.turned = turned.set
-            tasks.append(asyncio.create_task(self._updates(self._step(args, kwargs), turned, stop, status)))
-        return tasks
-
-    def _idle(self) -> bool:
-        return self._target is None and getattr(self.update, "__func__", None) is Node.update
-
-    def task(self, *args: Any, **kwargs: Any) -> Any:
-        """What a node does in each turn of its loop: `update`."""
-        return self.update(*args, **kwargs)
-
-    async def _updates(self, step: Callable[[], Any], turned: asyncio.Event, stop: asyncio.Event,
-                       status: list[int | None]) -> None:
-        while True:
-            try:
-                result = step()
-            except Exception:
-                log.exception("the update of %r failed, which ends it", self.name)
-                result = 1
-            if result is not None:
-                status.append(result)
-                stop.set()
-                return
-            turned.clear()
-            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
-                await asyncio.wait_for(turned.wait(), UPDATE)
+    def _follow(self, name: str) -> None:
+        """Have the running node, if there is one, do what `_provided` says of *name*; the graph says so at the end."""
+        life, function = self._life, self._provided.get(name)
+        if life.home is not None:
+            self._here(self._offers(name))
+        elif life.handle is not None and life.handle.is_alive():
+            # A method of the node's own is the one of the copy that runs.
+            own = getattr(function, "__self__", None) is self
+            life.handle.tell((name, getattr(function, "__name__", "") if own else function, own))
+            here = runtime.current()
+            here.wait_until(lambda: (here.facts().service(self.name, name) is None) is (function is None), START)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_settings": runtime.settings()}
-
-
-class At:
-    """A class of nodes as callers of one node see it: its channels are those of that node."""
-
-    def __init__(self, cls: type, node: str) -> None:
-        self._cls, self._node = cls, check_node_name(node)
-
-    def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("__"):
-            raise AttributeError(attribute)
-        found = inspect.getattr_static(self._cls, attribute, None)
-        if isinstance(found, ServiceMethod):
-            return found.of_node(self._node)
-        raise AttributeError(f"{self._cls.__name__} declares no channel {attribute!r}; it has "
-                             f"{', '.join(methods_of(self._cls)) or 'none'}")
-
-    def __reduce__(self) -> Any:
-        return At, (self._cls, self._node)
-
-    def __repr__(self) -> str:
-        return f"<{self._cls.__name__} at {self._node!r}>"
 
 
 builtin_callable = callable
@@ -387,31 +242,7 @@ def current_node() -> Node:
     return cast("Node", node)
 
 
-def _offered(name: str, function: Callable[..., Any]) -> Provided:
-    return Provided(name, function, Signature.of(function, drop_first=False))
-
-
-async def _awaited(value: Any) -> None:
-    if inspect.isawaitable(value):
-        await value
-
-
 async def _in_thread(function: Callable[..., R], *args: Any) -> R:
     return await asyncio.get_running_loop().run_in_executor(None, function, *args)
 
 
-def _call(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop has ended, and the node with it
-        loop.call_soon_threadsafe(callback)
-
-
-async def _ticks(function: Callable[[], Any], period: float) -> None:
-    """Call *function* every *period* seconds, in rhythm."""
-    due = time.monotonic() + period
-    while True:
-        await asyncio.sleep(due - time.monotonic())
-        try:
-            await _awaited(function())
-        except Exception:
-            log.exception("the timer %s failed; it goes on", getattr(function, "__qualname__", function))
-        due += period * max(1, math.ceil((time.monotonic() - due) / period))

@@ -12,31 +12,28 @@ import contextlib
 import os
 import sys
 import threading
-import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from pyzmp.launchers.base import at_exit
-from pyzmp.protocol.calls import Ask, Outcome
-from pyzmp.protocol.deadline import seconds
 from pyzmp.exceptions import RegistryUnavailable
+from pyzmp.launchers.base import at_exit
+from pyzmp.loopthread import LoopThread
+from pyzmp.protocol.deadline import seconds
 from pyzmp.protocol.facts import Fact, Key, NodeFact, Position
 from pyzmp.protocol.graph import Facts
 from pyzmp.registry.domain import Domain, this_process
 from pyzmp.registry.finder import Inside, OnHost
 from pyzmp.registry.replica import Replica
+from pyzmp.sessions import Sessions, Target
 from pyzmp.transport.context import Context
-from pyzmp.transport.line import Line
 
 T = TypeVar("T")
 
 TIMEOUT = 5.0  # seconds that a call may take where nothing else is said
 FIRST_LOOK = 1.0  # seconds that the first look of a process waits for what a registry knows, at most
 LATER_LOOK = 0.1  # and any later one, while no registry is followed
-SESSIONS = 64  # sessions of a thread's own that a process has, at most; the rest share the runtime's
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,114 +62,6 @@ class Settings:
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A node as a caller reaches it: at ``address``, served by ``loop``; ``shown`` is the address that users see."""
-
-    node: str
-    address: str
-    loop: str
-    incarnation: tuple[int, int]
-    shown: str
-
-
-class LoopThread:
-    """A daemon thread that runs an asyncio loop until it is closed."""
-
-    def __init__(self, name: str) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        try:
-            self.loop.run_forever()
-        finally:
-            self.loop.close()
-
-    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
-        """Run *coroutine* on the loop, from another thread, and block until it has ended.
-
-        Raises TimeoutError after *timeout* seconds; the coroutine is cancelled then.
-        """
-        future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
-        try:
-            return future.result(timeout)
-        except BaseException:
-            future.cancel()
-            raise
-
-    def close(self) -> None:
-        """End the loop and its thread."""
-        with contextlib.suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
-
-
-class _OwnLines:
-    """The sessions that one thread has for itself, closed when the thread ends."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self.asked: set[tuple[str, str]] = set()
-        self.lines: dict[tuple[str, str], Line] = {}
-
-    def line(self, target: Target) -> Line | None:
-        """This thread's own session to *target*'s loop; None where it is to use the shared one."""
-        place = target.address, target.loop
-        line = self.lines.get(place)
-        if line is not None and line.usable():
-            return line
-        if line is not None:
-            del self.lines[place]
-            self._runtime.own_sessions -= 1
-        memory = target.address.startswith("memory:")
-        if not memory and (place not in self.asked or self._runtime.own_sessions >= SESSIONS):
-            self.asked.add(place)
-            return None
-        self._runtime.own_sessions += 1
-        line = self.lines[place] = self._runtime.line(target)
-        return line
-
-    def close(self) -> None:
-        while self.lines:
-            self.lines.popitem()[1].close()
-            self._runtime.own_sessions -= 1
-
-    def __del__(self) -> None:
-        if self._runtime.is_ours():
-            self.close()
-
-
-class _Deliveries:
-    """Outcomes on their way from the runtime's thread to the futures of one loop, woken once for many."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._waiting: deque[tuple[asyncio.Future[Outcome], Outcome]] = deque()
-        self._asked = False
-
-    def put(self, future: asyncio.Future[Outcome], outcome: Outcome) -> None:
-        self._waiting.append((future, outcome))
-        if not self._asked:
-            self._asked = True
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                self._loop.call_soon_threadsafe(self._deliver)
-
-    def _deliver(self) -> None:
-        self._asked = False  # first: what is put from now on asks again
-        while self._waiting:
-            future, outcome = self._waiting.popleft()
-            settle(future, outcome)
-
-
-def settle(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
-    """Give *future* its outcome as a value, unless whoever waited has gone."""
-    if not future.done():
-        future.set_result(outcome)
-
-
 class Runtime:
     """The runtime of this process; `current` gives it.  Its methods may be called from any thread."""
 
@@ -180,19 +69,13 @@ class Runtime:
         self.settings = settings
         self.context = Context()
         self.member = this_process(os.path.basename(sys.argv[0]) if sys.argv else "")
-        self.own_sessions = 0
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._thread = LoopThread("pyzmp")
         self._entities: LoopThread | None = None
         self._loops: dict[str, asyncio.AbstractEventLoop] = {}
         self._names: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, str] = weakref.WeakKeyDictionary()
-        self._shared: dict[tuple[str, str], Line] = {}
-        self._asked: deque[tuple[Target, Ask, Callable[[Outcome], object]]] = deque()
-        self._waking = False
-        self._local = threading.local()
-        self._near: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[_Deliveries, dict[str, Line]]] = (
-            weakref.WeakKeyDictionary())
+        self.sessions = Sessions(self.context, self._thread.loop, self.member.id)
         self._looked = False
         self.hosts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = weakref.WeakKeyDictionary()
         self.domain = None if settings.registry == "memory" else Domain.named(settings.domain)
@@ -286,60 +169,6 @@ class Runtime:
                 self._entities = LoopThread("pyzmp-entities")
             return self._entities
 
-    # Calls.
-
-    def line(self, target: Target) -> Line:
-        """A new session to *target*'s loop."""
-        return Line(self.context, target.address, target.loop, self.member.id)
-
-    def ask(self, target: Target, ask: Ask) -> Outcome:
-        """Make a call and block until its one outcome is there, on a session of this thread's or the shared one."""
-        own: _OwnLines | None = getattr(self._local, "lines", None)
-        if own is None:
-            own = self._local.lines = _OwnLines(self)
-        line = own.line(target)
-        if line is not None:
-            return line.ask(ask)
-        waiter = _Waiter()
-        self.submit(target, ask, waiter.settle)
-        return waiter.outcome()
-
-    def submit(self, target: Target, ask: Ask, done: Callable[[Outcome], object]) -> None:
-        """Begin a call on the shared session; *done* gets its one outcome, in the runtime's thread."""
-        self._asked.append((target, ask, done))
-        if not self._waking:
-            self._waking = True
-            self._thread.loop.call_soon_threadsafe(self._start_asked)
-
-    async def acall(self, target: Target, ask: Ask) -> Outcome:
-        """Make a call and await its one outcome."""
-        loop = asyncio.get_running_loop()
-        near = self._near.get(loop)
-        if near is None:
-            near = self._near[loop] = _Deliveries(loop), {}
-        deliveries, lines = near
-        future: asyncio.Future[Outcome] = loop.create_future()
-        if target.address.startswith("memory:"):
-            line = lines.get(target.address)
-            if line is None or line.ended:
-                line = lines[target.address] = self.line(target)
-                line.attach(loop)
-            line.start(ask, lambda outcome: settle(future, outcome))
-        else:
-            self.submit(target, ask, lambda outcome: deliveries.put(future, outcome))
-        return await future
-
-    def _start_asked(self) -> None:
-        self._waking = False  # first: what is asked from now on wakes again
-        while self._asked:
-            target, ask, done = self._asked.popleft()
-            place = target.address, target.loop
-            line = self._shared.get(place)
-            if line is None or line.ended:
-                line = self._shared[place] = self.line(target)
-                line.attach(self._thread.loop)
-            line.start(ask, done)
-
     # The thread.
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -358,35 +187,14 @@ class Runtime:
         self._at_exit.cancel()
         if self._entities is not None:
             self._entities.close()
-        own = getattr(self._local, "lines", None)
-        if own is not None:
-            own.close()
+        self.sessions.close_own()
         self.run(self._close())
         self._thread.close()
         self.context.close()
 
     async def _close(self) -> None:
-        for line in self._shared.values():
-            line.close()
+        self.sessions.close_shared()
         await self.replica.close()
-
-
-class _Waiter:
-    """One outcome, for a thread that blocks."""
-
-    __slots__ = ("_lock", "_outcome")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def settle(self, outcome: Outcome) -> None:
-        self._outcome = outcome
-        self._lock.release()
-
-    def outcome(self) -> Outcome:
-        self._lock.acquire()
-        return self._outcome
 
 
 class _State:

@@ -52,10 +52,9 @@ class Memory(pyzmp.Node):
 
 
 class Disk(pyzmp.Node):
-    path = "/"
-
     @pyzmp.service
     def disk(self) -> Sample:
-        found = os.statvfs(self.path)
+        found = os.statvfs("/")
         total, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
-        return Sample(100 * (1 - free / total), f"{(total - free) / 2**30:.1f} of {total / 2**30:.1f} GiB at {self.path}")
+        used = (total - free) / 2**30
+        return Sample(100 * (1 - free / total), f"{used:.1f} of {total / 2**30:.1f} GiB")

@@ -17,7 +17,7 @@ def print_table(services: dict[str, Any], summary: dict[str, Any]) -> None:
 
 
 def main(rounds: int) -> None:
-    services = {name: pyzmp.discover(name, timeout=5) for name in (*NAMES, "summary")}
+    services: dict[str, Any] = {name: pyzmp.discover(name, timeout=5) for name in (*NAMES, "summary")}
     missing = [name for name, service in services.items() if service is None]
     if missing:
         sys.exit(f"nobody provides {', '.join(missing)}; start main.py first")

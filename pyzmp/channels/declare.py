@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from pyzmp.channels.service import Declared, Service
 from pyzmp.exceptions import InvalidAnnotation
@@ -42,7 +42,7 @@ class ServiceMethod(Generic[P, R_co, L_co]):
         self._cls = ""
         self._declared: Declared | None = None
         self._service: Service[P, R_co] | None = None
-        functools.update_wrapper(self, function)
+        functools.update_wrapper(cast("Callable[..., Any]", self), function)
 
     @property
     def __isabstractmethod__(self) -> bool:
@@ -116,7 +116,8 @@ def service(f: Any = None, /, *, name: str | None = None, timeout: float | None 
     Raises InvalidAnnotation, when the class is made, for an annotation that cannot be checked, and
     TypeError for what cannot be a service.
     """
-    made = functools.partial(ServiceMethod, name=name, timeout=timeout, idempotent=idempotent, worker=worker)
+    def made(function: Callable[..., Any]) -> ServiceMethod[..., Any, Any]:
+        return ServiceMethod(function, name=name, timeout=timeout, idempotent=idempotent, worker=worker)
     return made if f is None else made(f)
 
 

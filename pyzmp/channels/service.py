@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -21,6 +20,7 @@ from pyzmp.protocol.calls import Ask, Outcome, Result, unknown
 from pyzmp.protocol.deadline import seconds
 from pyzmp.protocol.facts import Provider
 from pyzmp.protocol.schema import Signature
+from pyzmp.sessions import Target
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -59,7 +59,7 @@ class Service(Generic[P, R_co]):
         self._timeout: float | None = None
         self._wait = False
         self._seen: tuple[Provider, ...] | None = None
-        self._targets: list[runtime.Target] = []
+        self._targets: list[Target] = []
         self._turn = random.randrange(1 << 16)
 
     # Calling.
@@ -74,7 +74,7 @@ class Service(Generic[P, R_co]):
         if here.runs(target):
             raise DeadlockError(f"a blocking call of {self.name}() of {target.node!r} on the very loop that serves it "
                                 f"would never end; write await ….acall(…)", service=self.name, node=target.node)
-        return self._finish(here.ask(target, ask))  # type: ignore[no-any-return]
+        return self._finish(here.sessions.ask(target, ask))  # type: ignore[no-any-return]
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R_co]:
         """Begin a call; its future.
@@ -84,7 +84,7 @@ class Service(Generic[P, R_co]):
         """
         target, ask = self._prepare(args, kwargs, self._awaited())
         future = CallFuture(self._finish)
-        runtime.current().submit(target, ask, future.settle)
+        runtime.current().sessions.submit(target, ask, future.settle)
         return future
 
     async def acall(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
@@ -94,7 +94,7 @@ class Service(Generic[P, R_co]):
         if self._wait and not self.found():
             await self.adiscovered(self._limit()[1])
         target, ask = self._prepare(args, kwargs, began)
-        return self._finish(await runtime.current().acall(target, ask))  # type: ignore[no-any-return]
+        return self._finish(await runtime.current().sessions.acall(target, ask))  # type: ignore[no-any-return]
 
     def map(self, *iterables: Iterable[Any]) -> Stream[R_co]:
         """Call the service once for each set of arguments; the results, in order, for ``for`` or ``async for``.
@@ -102,7 +102,7 @@ class Service(Generic[P, R_co]):
         Arguments are taken as by the built-in `map`, as the results are taken.  Many calls are under
         way at once, over all providers; each has its own deadline, from when it is sent.
         """
-        return Mapped(self.submit, iter(zip(*iterables)))
+        return Mapped(self.submit, iter(zip(*iterables, strict=False)))
 
     def with_options(self, *, timeout: float | None = None, wait: bool | None = None) -> Self:
         """The same service with other options for its calls.
@@ -125,15 +125,12 @@ class Service(Generic[P, R_co]):
         *recv_timeout* is the whole call's; *send_timeout* is how long it may wait for a provider, None
         or -1 an hour for either.  *node* is the provider to ask.  *zmq_ctx* is not needed any more.
         """
-        if not isinstance(args, (tuple, list, type(None))) or not isinstance(kwargs, (dict, type(None))):
-            shown = args if kwargs is None else kwargs
-            raise TypeError(f"Service.call() takes a tuple of arguments and a dict of keywords, got {shown!r}; "
-                            f"write service({shown!r}), or service.call(({shown!r},))")
+        _check_old_form(args, kwargs)
         other = self._copy(node=node if node is not None else self.node)
         other._timeout = _milliseconds(recv_timeout)
         if not other.found() and node is None:
             other.discovered(min(_milliseconds(send_timeout), other._timeout))
-        return other(*(args or ()), **(kwargs or {}))  # type: ignore[call-arg]
+        return other(*(args or ()), **(kwargs or {}))
 
     # Who provides it.
 
@@ -147,7 +144,7 @@ class Service(Generic[P, R_co]):
         """As `pyzmp.discover` with a name."""
         return discover_by_name(name, timeout, minimum_providers)
 
-    def found(self) -> list[runtime.Target]:
+    def found(self) -> list[Target]:
         """The live providers as this process knows them, without waiting but for its very first look."""
         here = runtime.current()
         providers = here.facts().providers(self.name)
@@ -200,7 +197,7 @@ class Service(Generic[P, R_co]):
             self.discovered(self._limit()[1])
         return began
 
-    def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any], began: float) -> tuple[runtime.Target, Ask]:
+    def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any], began: float) -> tuple[Target, Ask]:
         """Check what the caller can know; whom to ask and what."""
         timeout, left = self._limit()
         targets = self.found()
@@ -295,12 +292,20 @@ def discover_by_name(name: str, timeout: float | None = None, minimum_providers:
     return found if found.discovered(timeout, minimum_providers) else None
 
 
-def by_name(name: str) -> Service[..., Any]:
+def by_name(name: Any) -> Service[..., Any]:
     """The service that *name* means: of every provider, or ``node/name`` for that of one node."""
     if not isinstance(name, str) or not name:
         raise TypeError(f"discover() takes a service such as Class.method, or the name of one, got {name!r}")
     node, _, attribute = name.rpartition("/")
     return Service(attribute, node=node or None)
+
+
+def _check_old_form(args: object, kwargs: object) -> None:
+    """Raise TypeError where the arguments of 0.0.17's ``Service.call`` are those of the service itself."""
+    for given, expected in ((args, (tuple, list)), (kwargs, dict)):
+        if given is not None and not isinstance(given, expected):
+            raise TypeError(f"Service.call() takes a tuple of arguments and a dict of keywords, got {given!r}; "
+                            f"write service({given!r}), or service.call(({given!r},))")
 
 
 def _milliseconds(timeout: float | None) -> float:

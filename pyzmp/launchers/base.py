@@ -29,6 +29,8 @@ class Control:
         self._lock = threading.Lock()
         self._asked = threading.Event()
         self._callbacks: list[Callable[[], object]] = []
+        self._listener: Callable[[Any], object] | None = None
+        self._early: list[Any] = []
 
     def ready(self, value: Any = True) -> None:
         """Says, once, that the body is ready; ``value`` is what :meth:`Handle.wait_ready` gives."""
@@ -61,6 +63,25 @@ class Control:
         for callback in callbacks:
             callback()
 
+    def on_told(self, callback: Callable[[Any], object]) -> None:
+        """Calls ``callback`` with each value that the starter tells, also the earlier ones.
+
+        It runs in a thread of the launcher's (or in this one).
+        """
+        with self._lock:
+            self._listener = callback
+            early, self._early = self._early, []
+        for value in early:
+            callback(value)
+
+    def told(self, value: Any) -> None:
+        """The starter told this ``value``."""
+        with self._lock:
+            if self._listener is None:
+                self._early.append(value)
+                return
+        self._listener(value)
+
 
 #: What is launched; it returns its exit status, None meaning 0.
 Body = Callable[[Control], Any]
@@ -86,6 +107,10 @@ class Handle(ABC):
     @abstractmethod
     def request_stop(self) -> None:
         """Asks the body to stop, and returns at once."""
+
+    def tell(self, value: Any) -> None:
+        """Hands ``value`` to the body, who gets it in its callback of :meth:`Control.on_told`.  Raises Unsendable."""
+        raise NotImplementedError
 
     @abstractmethod
     def terminate(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import logging
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing import connection, forkserver, process, util
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,6 +27,8 @@ log = logging.getLogger("pyzmp.launchers")
 
 #: Seconds that a child has to stop by itself once its parent is gone.
 ORPHAN = 0.5
+#: The message that asks for the stop; all others are pickles of what the starter tells.
+STOP = b"stop"
 
 
 def pidfd(pid: int) -> int | None:
@@ -38,7 +42,8 @@ def pidfd(pid: int) -> int | None:
 class _ChildControl(Control):
     """What the body gets, and the thread that watches the parent.
 
-    The parent sends one message, "stop"; the child sends one: ("ready", value), or what it failed with.
+    The parent sends STOP, once, and values that it tells; the child sends one message: ("ready", value), or what it
+    failed with.
     """
 
     def __init__(self, name: str, pipe: Connection) -> None:
@@ -87,8 +92,11 @@ class _ChildControl(Control):
             if self._woken in woken:
                 os.read(self._woken, 1)
                 final = time.monotonic() + DRAIN
-            if self._pipe in woken and not self._told():
-                break
+            if self._pipe in woken and (message := self._heard()) != STOP:
+                if message is None:
+                    break
+                self._elsewhere(functools.partial(self._pass_on, message))
+                continue
             if not woken:
                 os.kill(os.getpid(), signal.SIGTERM)
             self._stop()
@@ -96,19 +104,25 @@ class _ChildControl(Control):
         time.sleep(ORPHAN)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def _told(self) -> bool:
+    def _heard(self) -> bytes | None:
         try:
-            self._pipe.recv_bytes()
+            return self._pipe.recv_bytes()
         except (EOFError, OSError):
-            return False
-        return True
+            return None
+
+    def _pass_on(self, message: bytes) -> None:
+        self.told(pickle.loads(message))
 
     def _stop(self) -> None:
-        """Runs the callbacks elsewhere: the watch goes on whatever they do."""
+        self._elsewhere(self.request_stop)
+
+    @staticmethod
+    def _elsewhere(callback: Callable[[], object]) -> None:
+        """Runs the callback in a thread of its own: the watch goes on whatever it does."""
         try:
-            threading.Thread(target=self.request_stop, name="pyzmp-stop", daemon=True).start()
+            threading.Thread(target=callback, name="pyzmp-told", daemon=True).start()
         except RuntimeError:  # no thread to be had
-            self.request_stop()
+            callback()
 
 
 def _picklable(error: PyzmpError) -> bool:

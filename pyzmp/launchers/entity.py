@@ -11,7 +11,7 @@ import time
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any
+from typing import Any, cast
 
 from pyzmp.exceptions import StartError
 from pyzmp.launchers.base import Body, Control, Handle, Launcher, NotReady, living
@@ -54,8 +54,7 @@ class EntityHandle(Handle):
         status: int | None = 1
         try:
             # An entity's body gives the coroutine that is the entity.
-            coroutine: Coroutine[Any, Any, int | None] = body(self._control)  # type: ignore[assignment]
-            status = await coroutine
+            status = await cast("Coroutine[Any, Any, int | None]", body(self._control))
         except asyncio.CancelledError:
             self._fail(StartError(f"{self._control.name!r} was cancelled before it was ready"))
         except BaseException as error:
@@ -66,7 +65,7 @@ class EntityHandle(Handle):
             if not isinstance(error, Exception):
                 raise
         finally:
-            self._status = 0 if status is None else int(status) if isinstance(status, int) else 1
+            self._status = _exit_code(status)
             self._fail(StartError(f"{self._control.name!r} ended with exit code {self._status} before it was ready"))
             living.discard(self)
             self._ended.set()
@@ -136,6 +135,10 @@ class EntityHandle(Handle):
         if self._status is None and self._loop.is_closed():
             return 1
         return self._status if self._ended.is_set() else None
+
+
+def _exit_code(status: Any) -> int:
+    return 0 if status is None else int(status) if isinstance(status, int) else 1
 
 
 class EntityLauncher(Launcher):

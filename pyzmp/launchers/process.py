@@ -33,7 +33,7 @@ from typing import Any
 
 from pyzmp.exceptions import StartError
 from pyzmp.launchers.base import Body, Handle, Launcher, NotReady, living
-from pyzmp.launchers.child import Process, pidfd
+from pyzmp.launchers.child import STOP, Process, pidfd
 from pyzmp.launchers.forkserver import interrupts_held, server
 from pyzmp.protocol import failure
 
@@ -261,7 +261,16 @@ class ProcessHandle(Handle):
             asked, self._asked = self._asked, True
             if not asked and self._exitcode is None:
                 with contextlib.suppress(OSError):  # it is ending
-                    self._pipe.send_bytes(b"stop")
+                    self._pipe.send_bytes(STOP)
+
+    def tell(self, value: Any) -> None:
+        from pyzmp.launchers import shipping  # cloudpickle is only loaded here
+
+        data = shipping.dumps(value, name=self._name, open_in="the node")
+        with self._lock:
+            if self._exitcode is None:
+                with contextlib.suppress(OSError):  # it is ending
+                    self._pipe.send_bytes(data)
 
     def terminate(self) -> None:
         self._signal(signal.SIGTERM)

@@ -77,8 +77,8 @@ class Reader:
             return self.literal(arguments)
         if origin is Annotated:
             return self.constrained(self.read(arguments[0]), arguments[1:])
-        if getattr(origin, "_name", "") in ("Required", "NotRequired", "ReadOnly"):
-            return self.read(arguments[0])
+        if (inside := _inside(origin, arguments)) is not None:
+            return self.read(inside)
         if origin is tuple:
             return self.read_tuple((Any, ...) if annotation is typing.Tuple else arguments)  # noqa: UP006
         if origin in CONTAINERS:
@@ -359,6 +359,17 @@ def _hashes(annotation: Any) -> bool:
     except TypeError:       # such as Annotated with a list
         return False
     return True
+
+
+def _inside(origin: Any, arguments: tuple[Any, ...]) -> Any:
+    """What a wrapper stands for; None where it is none."""
+    if getattr(origin, "_name", "") in ("Required", "NotRequired", "ReadOnly"):
+        return arguments[0]
+    if type(origin).__name__ != "TypeAliasType":        # as numpy's NDArray is, where Python has them
+        return None
+    given = dict(zip(origin.__type_params__, arguments, strict=True))
+    free = getattr(origin.__value__, "__parameters__", ())
+    return origin.__value__[tuple(given[each] for each in free)] if free else origin.__value__
 
 
 def _apart(left: Form, right: Form) -> bool:

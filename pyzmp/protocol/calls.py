@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from pyzmp.exceptions import (
-    CallError, CallTimeout, Cancelled, DeadlockError, InvalidCall, NodeDied, Overloaded, Refused, UnknownService)
+    CallError,
+    CallTimeout,
+    Cancelled,
+    DeadlockError,
+    InvalidCall,
+    NodeDied,
+    Overloaded,
+    Refused,
+    UnknownService,
+)
 from pyzmp.protocol import failure
 from pyzmp.protocol.envelope import Buffer, Code, Failure, Parcel, Reply, Request
 

@@ -165,17 +165,17 @@ def record_converter(kind: type, name: str, parts: dict[str, tuple[Form, bool]])
 
     def convert(value: Any) -> Any:
         if not is_map and isinstance(value, kind):
-            for field, (form, _) in parts.items():
-                part(form, getattr(value, field), f".{field}")
+            for key, (form, _) in parts.items():
+                part(form, getattr(value, key), f".{key}")
             return value
         if not isinstance(value, dict):
             raise Mismatch(name, value)
         values = {}
-        for field, (form, required) in parts.items():
-            if field in value:
-                values[field] = part(form, value[field], f"[{field!r}]" if is_map else f".{field}")
+        for key, (form, required) in parts.items():
+            if key in value:
+                values[key] = part(form, value[key], f"[{key!r}]" if is_map else f".{key}")
             elif required:
-                raise Mismatch(name, reason=f"expected {name}, got a dict without {field!r}")
+                raise Mismatch(name, reason=f"expected {name}, got a dict without {key!r}")
         try:
             return make(kind, values)
         except Exception as error:      # its __post_init__
@@ -186,12 +186,12 @@ def record_converter(kind: type, name: str, parts: dict[str, tuple[Form, bool]])
 def _make_dataclass(kind: Any, values: dict[str, Any]) -> Any:
     """An instance without its ``__init__``, whose parameters may be others, but with its ``__post_init__``."""
     made = object.__new__(kind)
-    for field in fields(kind):
-        if field.name in values:
-            value = values[field.name]
+    for each in fields(kind):
+        if each.name in values:
+            value = values[each.name]
         else:
-            value = field.default if field.default_factory is MISSING else field.default_factory()
-        object.__setattr__(made, field.name, value)
+            value = each.default if each.default_factory is MISSING else each.default_factory()
+        object.__setattr__(made, each.name, value)
     if hasattr(kind, "__post_init__"):
         made.__post_init__()
     return made

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -91,6 +91,9 @@ class Facts:
         pool = self._pools.get(service)
         return pool.all() if pool is not None else ()
 
+    def service(self, node: str, name: str) -> ServiceFact | None:
+        return self._services.get(node, {}).get(name)
+
     def services_of(self, node: str) -> list[ServiceFact]:
         return list(self._services.get(node, {}).copy().values())
 
@@ -143,7 +146,7 @@ class Facts:
                 del self._pools[service]
 
 
-_ORDER: dict[type, int] = {Member: 0, NodeFact: 1, ServiceFact: 2}
+_ORDER: Mapping[type, int] = {Member: 0, NodeFact: 1, ServiceFact: 2}
 
 
 class Outcome(enum.Enum):

@@ -154,6 +154,14 @@ class Domain:
         """Begin to start a registry in a process of its own; it costs no waiting."""
         return Starting(self, above, linger, lease)
 
+    def last_words(self) -> str:
+        """The end of what the registry that was started last has written."""
+        path = Path(self.path, "registry.log")
+        with contextlib.suppress(OSError):
+            words = path.read_text(encoding="utf-8", errors="replace").strip()
+            return f"{words.rpartition(chr(10))[2]} (all of it is in {path})" if words else "it ended without a word"
+        return "it left no log"
+
     def _lock(self, counter: int) -> str:
         return f"{self.path}/registry-{counter}.lock"
 
@@ -200,7 +208,6 @@ class Starting:
     """A registry's process on its way.  ``pipe`` becomes readable when it is ready or has failed."""
 
     def __init__(self, domain: Domain, above: int, linger: float, lease: float) -> None:
-        self._domain = domain
         self.pipe, report = os.pipe()
         package = Path(__file__).parents[1]
         command = [sys.executable or "python3", "-c", _BOOT, domain.path, str(above), repr(linger), repr(lease),
@@ -216,13 +223,16 @@ class Starting:
         finally:
             os.close(report)
 
-    def outcome(self) -> int:
-        """The counter of the registry, once ``pipe`` is readable; raises RegistryUnavailable where it failed."""
+    def outcome(self) -> int | None:
+        """The counter of the registry, once ``pipe`` is readable; None where it was ended before it could tell.
+
+        Raises RegistryUnavailable with what it told where it failed.
+        """
         said = os.read(self.pipe, 4096).decode(errors="replace")
         self.abandon()
-        if said.isdigit():
-            return int(said)
-        raise RegistryUnavailable(f"the registry's process failed to start: {said or self._last_words()}")
+        if said and not said.isdigit():
+            raise RegistryUnavailable(f"the registry's process failed to start: {said}")
+        return int(said) if said else None
 
     def abandon(self) -> None:
         """Wait no longer.  A registry that starts all the same leaves by itself when nobody joins it."""
@@ -231,13 +241,6 @@ class Starting:
             self.pipe = -1
             if hasattr(self, "_process"):
                 self._process.wait()  # it forks at once, and only the grandchild goes on
-
-    def _last_words(self) -> str:
-        with contextlib.suppress(OSError):
-            path = Path(self._domain.path, "registry.log")
-            lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-            return f"{' '.join(lines[-2:]).strip()} (all of it is in {path})"
-        return "it ended without a word"
 
 
 def this_process(program: str = "") -> Member:

@@ -101,13 +101,17 @@ class OnHost:
                 return counter
             self._lock = self._domain.start_lock()
         try:
-            return self._domain.current(above) or await self._started(above)
+            # One that was killed on its way, with others, is no reason to give up.
+            counter = self._domain.current(above) or await self._started(above) or await self._started(above)
         finally:
             if self._lock is not None:
                 self._lock.release()
                 self._lock = None
+        if counter is None:
+            raise RegistryUnavailable(f"the registry's process failed to start: {self._domain.last_words()}")
+        return counter
 
-    async def _started(self, above: int) -> int:
+    async def _started(self, above: int) -> int | None:
         loop = asyncio.get_running_loop()
         self._starting = starting = self._domain.start(above, self._linger, self._lease)
         ready = asyncio.Event()

@@ -232,9 +232,9 @@ class Replica:
                 if await self._follow(address):
                     pause, deaf = _PAUSES[0], ""
                     continue
-                if self._takes_part and self._loop.time() > since + SILENCE:
+                if self._takes_part and self._loop.time() > since + SILENCE - BEAT:
                     self._above = max(self._above, int(address.rpartition("-")[2]))  # its lock is all it has
-                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
+                await asyncio.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, _PAUSES[1])
 
     async def _find(self) -> str | None:

@@ -291,10 +291,9 @@ def _check_path(address: Address) -> None:
         raise AddressInUse(error.errno, f"{address} cannot be bound: {error.strerror}") from error
     if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.getuid():
         raise AddressInUse(errno.EEXIST, f"{address} cannot be bound: what is there is not a socket of this user")
-    with socket.socket(socket.AF_UNIX) as probe:
-        with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
-            probe.connect(address.rest)
-            raise AddressInUse(errno.EADDRINUSE, f"{address} cannot be bound: somebody listens there")
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
+        probe.connect(address.rest)
+        raise AddressInUse(errno.EADDRINUSE, f"{address} cannot be bound: somebody listens there")
 
 
 def _bind_error(address: Address, error: zmq.ZMQError) -> AddressInUse | InvalidAddress:

@@ -274,7 +274,7 @@ def test_what_cannot_travel_is_said_where_it_was_sent(server: Server) -> None:
         Server.echo({"deep": [PurePosixPath("/")]})
     error = _raised(Server.lock)
     assert "the result of lock()" in str(error)
-    assert "_thread.lock" in str(error)
+    assert "a value of type lock cannot travel" in str(error)
     assert Server.echo(1) == 1
 
 
@@ -322,15 +322,6 @@ def test_futures_and_awaited_calls_end_at_their_deadline_too(home: Any) -> None:
     assert isinstance(hold.submit(0.3).exception(5), pyzmp.CallTimeout)
     assert isinstance(_raised(lambda: asyncio.run(hold.acall(0.3))), pyzmp.CallTimeout)
     assert 0.2 <= time.monotonic() - began < 0.5
-
-
-def test_a_call_that_comes_too_late_is_not_executed(home: Any) -> None:
-    home.start(Server("server"))
-    blocking = Server.block.submit(0.2)
-    late = Server.typed.with_options(timeout=0.05).submit(1)
-    assert isinstance(late.exception(5), pyzmp.CallTimeout)
-    blocking.result(5)
-    assert Server.count() == 1
 
 
 @pytest.mark.parametrize("service", ["sync", "awaited"])

@@ -83,6 +83,12 @@ class Server(pyzmp.Node):
         await asyncio.sleep(0.3)
 
 
+class Lamp(pyzmp.Node):
+    @pyzmp.service
+    def named(self) -> str:
+        return "a lamp"
+
+
 def test_arguments_by_position_by_name_with_defaults_and_keyword_only(place: Any) -> None:
     place.start(Server("server"))
     assert Server.add(1) == 111
@@ -323,18 +329,13 @@ def test_discover_waits_for_so_many_providers(home: Any) -> None:
 
 
 def test_two_classes_with_a_service_of_one_name_are_not_one_pool(home: Any) -> None:
-    class Lamp(pyzmp.Node):
-        @pyzmp.service
-        def named(self) -> str:
-            return "a lamp"
-
     home.start(Server("server"), Lamp("lamp"))
     assert {Lamp.named() for _ in range(4)} == {"a lamp"}
     assert {Server.named() for _ in range(4)} == {"server"}
     assert len(pyzmp.discover("named").providers) == 2  # type: ignore[union-attr]
     with pytest.raises(pyzmp.UnknownService) as caught:
         Lamp.at("server").named()
-    assert "nobody provides 'named' of " in str(caught.value)
+    assert "nobody provides 'named' of Lamp in" in str(caught.value)
     assert "of the same name there is named() -> str of Server" in str(caught.value)
 
 

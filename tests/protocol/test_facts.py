@@ -10,7 +10,8 @@ from pyzmp.protocol import facts
 from pyzmp.protocol.facts import Change, Epoch, Member, NodeFact, Position, ServiceFact
 
 MEMBER = Member("id", "host", 42, "7", "program")
-NODE = NodeFact("kitchen", "id", "loop", ("ipc:///a", "tcp://127.0.0.1:1"), "process", "host", 42, "m.Oven", (("a", "b"),))
+NODE = NodeFact("kitchen", "id", "loop", ("ipc:///a", "tcp://127.0.0.1:1"), "process", "host", 42, "m.Oven",
+                (("a", "b"),))
 SERVICE = ServiceFact("kitchen", "bake", "id", ("m.Oven", "m.Stove"), "abc", "(n: int) -> str")
 HERE = Position(Epoch(3, "nonce"), 9)
 MESSAGES = [

@@ -10,7 +10,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from msgspec.structs import replace
 
 from pyzmp.protocol.facts import (
-    Beat, Change, Commit, Epoch, Fact, Follow, Member, NodeFact, Position, ServiceFact, Snapshot,
+    Beat,
+    Change,
+    Commit,
+    Epoch,
+    Fact,
+    Follow,
+    Member,
+    NodeFact,
+    Position,
+    ServiceFact,
+    Snapshot,
 )
 from pyzmp.protocol.graph import TAIL, Facts, Log, Outcome, View, run_by
 
@@ -73,7 +83,8 @@ def test_a_taken_name_is_refused_and_names_both_owners() -> None:
 def test_one_refused_change_leaves_the_others_of_its_batch() -> None:
     log = a_log()
     announce(log, A, node("kitchen", A))
-    commit, refusals = log.propose(B, [Change((node("hall", B),)), Change((node("kitchen", B),)), Change((node("attic", B),))])
+    changes = [Change((node(name, B),)) for name in ("hall", "kitchen", "attic")]
+    commit, refusals = log.propose(B, changes)
     assert [refusal.index for refusal in refusals] == [1]
     assert commit is not None
     assert {found.name for found in log.facts.nodes()} == {"kitchen", "hall", "attic"}
@@ -113,7 +124,8 @@ def test_a_registration_gets_its_incarnation_and_an_update_keeps_it() -> None:
 def test_what_is_announced_and_withdrawn_in_one_batch_is_not_there() -> None:
     log, view = a_log(), View()
     view.load(next(log.snapshot()))
-    commit, _ = log.propose(A, [Change((node("kitchen", A), service("kitchen", "x", A))), Change(deletes=(("node", "kitchen"),))])
+    new = Change((node("kitchen", A), service("kitchen", "x", A)))
+    commit, _ = log.propose(A, [new, Change(deletes=(("node", "kitchen"),))])
     assert commit is not None
     assert view.apply(commit) is Outcome.APPLIED
     assert view.facts.all() == log.facts.all() == [A]
@@ -429,8 +441,8 @@ class AGraph(RuleBasedStateMachine):
         process = self.alive[which]
         for number in numbers:
             if process.wire:
-                number %= len(process.wire)
-                self.receive(process, process.wire[number] if again else process.wire.pop(number))
+                place = number % len(process.wire)
+                self.receive(process, process.wire[place] if again else process.wire.pop(place))
                 self.every_view_is_a_prefix_and_never_goes_back()
 
     @rule(which=WHICH)
@@ -498,7 +510,8 @@ class AGraph(RuleBasedStateMachine):
         if missing is None:
             (whole,) = self.log.snapshot()
             cut = len(whole.facts) // 2
-            missing = (replace(whole, last=False, facts=whole.facts[:cut]), replace(whole, piece=1, facts=whole.facts[cut:]))
+            missing = (replace(whole, last=False, facts=whole.facts[:cut]),
+                       replace(whole, piece=1, facts=whole.facts[cut:]))
         process.wire.extend(missing)
 
     def note(self, commit: Commit | None) -> None:

@@ -76,7 +76,8 @@ async def test_a_refusal_fails_its_own_change_only(bench: Bench) -> None:
     bench.introduce()
     a, b = bench.announcer.announce([node("a")]), bench.announcer.announce([node("b")])
     await asyncio.sleep(0)
-    bench.announcer.settle(Settled(bench.proposals()[0].id, HERE, (Refusal(0, "a", "pid 2 as Stove", "pid 1 as Oven"),)))
+    taken = Refusal(0, "a", "pid 2 as Stove", "pid 1 as Oven")
+    bench.announcer.settle(Settled(bench.proposals()[0].id, HERE, (taken,)))
     with pytest.raises(NodeExists, match="pid 2 as Stove"):
         await a
     assert await b == HERE

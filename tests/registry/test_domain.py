@@ -63,7 +63,7 @@ def test_a_symbolic_link_is_not_followed(domain: Path, monkeypatch: pytest.Monke
         monkeypatch.setenv("PYZMP_DIR", str(domain / "link"))
     else:
         (domain / "home").symlink_to(domain / "target")
-    with pytest.raises(RegistryUnavailable, match="symbolic link.*PYZMP_DIR"):
+    with pytest.raises(RegistryUnavailable, match=r"symbolic link.*PYZMP_DIR"):
         Domain.named("home").make()
     assert list((domain / "target").iterdir()) == []
 
@@ -99,13 +99,13 @@ def test_a_directory_of_another_user_is_refused(home: Domain, monkeypatch: pytes
 
 def test_a_directory_that_is_not_writable_is_told(home: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(domains.os, "access", lambda path, mode: False)  # root may write everywhere
-    with pytest.raises(RegistryUnavailable, match="not writable.*PYZMP_DIR"):
+    with pytest.raises(RegistryUnavailable, match=r"not writable.*PYZMP_DIR"):
         home.make()
 
 
 def test_a_path_too_long_for_sockets_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYZMP_DIR", "/tmp/" + "x" * 80)
-    with pytest.raises(RegistryUnavailable, match="too many.*PYZMP_DIR"):
+    with pytest.raises(RegistryUnavailable, match=r"too many.*PYZMP_DIR"):
         Domain.named("home")
 
 
@@ -226,7 +226,7 @@ def test_closing_an_inherited_copy_leaves_the_lock_to_the_parent(home: Domain) -
 
 def test_a_lock_file_that_is_a_link_is_not_followed(home: Domain, domain: Path) -> None:
     Path(home.path, "start.lock").symlink_to(domain / "elsewhere")
-    with pytest.raises(RegistryUnavailable, match="start.lock cannot be made"):
+    with pytest.raises(RegistryUnavailable, match=r"start\.lock cannot be made"):
         home.start_lock()
     assert not (domain / "elsewhere").exists()
 
@@ -236,7 +236,7 @@ def test_a_file_system_without_locks_is_told(home: Domain, monkeypatch: pytest.M
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(domains.fcntl, "flock", none)
-    with pytest.raises(RegistryUnavailable, match="has no locks.*local file system"):
+    with pytest.raises(RegistryUnavailable, match=r"has no locks.*local file system"):
         home.start_lock()
 
 

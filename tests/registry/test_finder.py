@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -60,7 +62,7 @@ def test_a_stuck_starter_holds_nobody_up_for_long(home: Domain, monkeypatch: pyt
 
 def test_an_interpreter_that_cannot_run_is_told(home: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/nonexistent/python")
-    with pytest.raises(RegistryUnavailable, match="could not be started.*nonexistent"):
+    with pytest.raises(RegistryUnavailable, match=r"could not be started.*nonexistent"):
         asyncio.run(OnHost(home).find(0, start=True))
 
 
@@ -71,22 +73,30 @@ def test_a_registry_that_dies_while_it_starts_is_told_with_its_last_words(
         asyncio.run(OnHost(home).find(0, start=True))
 
 
+def in_a_forked_child(body: Callable[[], int]) -> int:
+    child = os.fork()
+    if child == 0:
+        os._exit(body())
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def closes(finding: OnHost, pipe: int) -> int:
+    """0 where the pipe and the lock of the parent are closed afterwards."""
+    finding.close_inherited()
+    with contextlib.suppress(OSError):
+        os.fstat(pipe)
+        return 1
+    return 2 if finding._lock is None or finding._lock.descriptor >= 0 else 0
+
+
 def test_a_forked_child_closes_what_is_its_parents(home: Domain) -> None:
     async def run() -> None:
         finding = OnHost(home, linger=0.2)
         task = asyncio.create_task(finding.find(0, start=True))
-        while finding._starting is None:
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # as far as its first wait, for the registry to be ready
+        assert finding._starting is not None
         pipe = finding._starting.pipe
-        child = os.fork()
-        if child == 0:
-            finding.close_inherited()
-            try:
-                os.fstat(pipe)
-            except OSError:
-                os._exit(0 if finding._lock is None or finding._lock.descriptor < 0 else 2)
-            os._exit(1)
-        assert os.waitpid(child, 0)[1] == 0
+        assert in_a_forked_child(lambda: closes(finding, pipe)) == 0
         await task
 
     asyncio.run(run())

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -57,19 +56,13 @@ class Follower:
         self.say(facts.Join(self.member), facts.Propose(1, tuple(Change((node(name, self.member),)) for name in names)))
 
     async def until(self, condition: Callable[[list[facts.Message]], object]) -> None:
-        async with asyncio.timeout(5) if sys.version_info >= (3, 11) else _no_timeout():
-            while not condition(self.came):
-                self.news.clear()
-                await self.news.wait()
+        while not condition(self.came):
+            self.news.clear()
+            await asyncio.wait_for(self.news.wait(), 5)
 
     async def first(self, kind: type[facts.Message]) -> facts.Message:
         await self.until(lambda came: any(isinstance(message, kind) for message in came))
         return next(message for message in self.came if isinstance(message, kind))
-
-
-@asynccontextmanager
-async def _no_timeout() -> AsyncIterator[None]:
-    yield
 
 
 class Here:
@@ -249,7 +242,7 @@ def test_a_registry_leaves_after_its_last_member_and_observers_do_not_count() ->
 
 # -- the process -------------------------------------------------------------------------------------------------------
 
-def started(domain: Domain, *, linger: float = 5.0, above: int = 0) -> int:
+def started(domain: Domain, *, linger: float = 5.0, above: int = 0) -> int | None:
     return domain.start(above, linger, 1.0).outcome()  # reading its pipe waits
 
 
@@ -261,7 +254,8 @@ def home(domain: Path) -> Domain:
 
 
 def pid_of(domain: Domain) -> list[int]:
-    found = subprocess.run(["pgrep", "-f", f"registry.server.*{domain.path}"], capture_output=True, text=True)
+    found = subprocess.run(["pgrep", "-f", f"registry.server.*{domain.path}"], capture_output=True, text=True,
+                           check=False)
     return [int(line) for line in found.stdout.split()]
 
 

@@ -1,0 +1,31 @@
+"""A class of nodes, as callers of one node see it."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from pyzmp.channels.declare import ServiceMethod, methods_of
+from pyzmp.registry.domain import check_node_name
+
+
+class At:
+    """A class of nodes as callers of one node see it: its channels are those of that node."""
+
+    def __init__(self, cls: type, node: str) -> None:
+        self._cls, self._node = cls, check_node_name(node)
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        found = inspect.getattr_static(self._cls, attribute, None)
+        if isinstance(found, ServiceMethod):
+            return found.of_node(self._node)
+        raise AttributeError(f"{self._cls.__name__} declares no channel {attribute!r}; it has "
+                             f"{', '.join(methods_of(self._cls)) or 'none'}")
+
+    def __reduce__(self) -> Any:
+        return At, (self._cls, self._node)
+
+    def __repr__(self) -> str:
+        return f"<{self._cls.__name__} at {self._node!r}>"

@@ -1,0 +1,229 @@
+"""A node where it lives: on its loop, from its first word to the registry to its last."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Literal, NamedTuple
+
+from msgspec.structs import replace
+
+from pyzmp import runtime
+from pyzmp.channels.call import running_node
+from pyzmp.channels.declare import marks_of, methods_of, timers_of
+from pyzmp.coprocess import DRAIN, START, CoProcess
+from pyzmp.exceptions import StartError
+from pyzmp.host import Guest, Host, Provided
+from pyzmp.launchers.base import Control
+from pyzmp.launchers.entity import EntityControl
+from pyzmp.protocol.facts import Fact, NodeFact, ServiceFact
+from pyzmp.protocol.schema import Signature
+
+Kind = Literal["process", "thread", "entity"]
+
+UPDATE = 0.1  # seconds between two calls of an update, at most
+
+log = logging.getLogger("pyzmp.node")
+
+
+class _Home(NamedTuple):
+    """Where a node lives in this process."""
+
+    host: Host
+    guest: Guest
+    tasks: list[asyncio.Task[None]]
+
+
+class LivingNode(CoProcess):
+    """The half of `pyzmp.Node` that runs in the node: its hooks, and how it serves until it is told to stop."""
+
+    kind: Kind = "process"
+    _open_in = "on_start"
+    _socket_bind: str | None
+    _insecure: bool
+    _provided: dict[str, Callable[..., Any]]
+
+    # What subclasses override.
+
+    def on_start(self) -> Awaitable[None] | None:
+        """Called in the node, before it serves; may be ``async``.  What it raises comes out of `start`."""
+
+    def on_stop(self) -> Awaitable[None] | None:
+        """Called in the node once it serves no more; may be ``async``."""
+
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        """Called in the node after each turn of its loop that brought calls, and at least every 100 ms.
+
+        It gets the keyword ``timedelta``, the seconds since the last call.  Returning something other
+        than None ends the node with that status.  Where it is not overridden nobody wakes up for it.
+        """
+
+    # Its life.
+
+    def _body(self, control: Control) -> Any:
+        inherited = self.__dict__.pop("_settings", None)
+        if inherited is not None:
+            runtime.inherit(inherited)
+        life = self._lives(control)
+        return life if isinstance(control, EntityControl) else asyncio.run(life)
+
+    async def _lives(self, control: Control) -> int | None:
+        """The node's whole life, on the running loop."""
+        running_node.set(self)
+        loop, here = asyncio.get_running_loop(), runtime.current()
+        stop = asyncio.Event()
+        status: list[int | None] = []
+        control.on_stop(lambda: _call(loop, stop.set))
+        host = Host.of(here, loop)
+        guest = Guest(self.name, contextvars.copy_context())
+        own = self._fact(here, host)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._leaves, here, host, guest)
+            await here.announce([own])
+            args, kwargs = stack.enter_context(self._entered(self._args, self._kwargs))
+            await _awaited(self.on_start())
+            guest.services = self._services()
+            addresses = host.bind(guest, self._socket_bind, shared=self.kind == "entity", insecure=self._insecure)
+            own = replace(self._registered(here), addresses=tuple(addresses))
+            guest.incarnation = own.incarnation
+            host.add(guest)
+            position = await here.announce([own, *self._service_facts(here, guest)])
+            tasks = self._tasks(guest, args, kwargs, stop, status)
+            self._life.home = _Home(host, guest, tasks)
+            control.on_told(self._told)
+            control.ready((addresses[-1], position))
+            await stop.wait()
+            self._life.home = None
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._leaves(here, host, guest)
+            await _awaited(self.on_stop())
+        return status[0] if status else 0
+
+    def _fact(self, here: runtime.Runtime, host: Host) -> NodeFact:
+        return NodeFact(self.name, here.member.id, host.name, (), self.kind, here.member.host, here.member.pid,
+                        type(self).__qualname__)
+
+    def _registered(self, here: runtime.Runtime) -> NodeFact:
+        """This node as the registry has it, with its incarnation."""
+        known = here.replica.view.facts.node(self.name)
+        if known is None:
+            raise StartError(f"{self.name!r} was lost from the registry while it started")
+        return known
+
+    def _services(self) -> dict[str, Provided]:
+        declared = methods_of(type(self))
+        services = {method.name: Provided(method.name, getattr(self, attribute), method.declared().signature,
+                                          marks_of(type(self), attribute), method.worker)
+                    for attribute, method in declared.items()}
+        offered = {name: _offered(name, function) for name, function in self._provided.items()}
+        return {**services, **offered}
+
+    def _service_facts(self, here: runtime.Runtime, guest: Guest) -> list[Fact]:
+        return [self._service_fact(here, provided) for provided in guest.services.values()]
+
+    def _service_fact(self, here: runtime.Runtime, provided: Provided) -> ServiceFact:
+        return ServiceFact(self.name, provided.name, here.member.id, provided.marks, provided.signature.fingerprint,
+                           provided.signature.text)
+
+    def _told(self, told: tuple[str, Any, bool]) -> None:
+        """The starter's instance provides or withholds something."""
+        name, function, own = told
+        if function is None:
+            self._provided.pop(name, None)
+        else:
+            self._provided[name] = getattr(self, function) if own else function
+        self._here(self._offers(name))
+
+    def _here(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run *coroutine* on the node's loop; waits for it, unless this is that loop."""
+        loop: asyncio.AbstractEventLoop = self._life.home.host.loop
+        if asyncio._get_running_loop() is loop:
+            self._life.home.tasks.append(loop.create_task(coroutine))
+        else:
+            asyncio.run_coroutine_threadsafe(coroutine, loop).result(START)
+
+    async def _offers(self, name: str) -> None:
+        """Bring *name*, and the graph, in line with what the node provides."""
+        here, guest = runtime.current(), self._life.home.guest
+        guest.services = self._services()
+        if name in guest.services:
+            await here.announce([self._service_fact(here, guest.services[name])])
+        else:
+            await here.withdraw([("service", self.name, name)])
+
+    async def _leaves(self, here: runtime.Runtime, host: Host, guest: Guest) -> None:
+        """Be gone from the graph, and answer what is open; once."""
+        if guest.leaving:
+            return
+        guest.leaving = True
+        own = here.replica.view.facts.node(self.name)
+        if own is not None and own.owner == here.member.id and own.loop == host.name:
+            await here.withdraw([own.key])
+        await host.remove(guest, DRAIN - 1)
+
+    def _tasks(self, guest: Guest, args: tuple[Any, ...], kwargs: dict[str, Any], stop: asyncio.Event,
+               status: list[int | None]) -> list[asyncio.Task[None]]:
+        tasks = [asyncio.create_task(_ticks(getattr(self, attribute), period))
+                 for attribute, period in timers_of(type(self)).items()]
+        if not self._idle():
+            turned = asyncio.Event()
+            guest.turned = turned.set
+            tasks.append(asyncio.create_task(self._updates(self._step(args, kwargs), turned, stop, status)))
+        return tasks
+
+    def _idle(self) -> bool:
+        return self._target is None and getattr(self.update, "__func__", None) is LivingNode.update
+
+    def task(self, *args: Any, **kwargs: Any) -> Any:
+        """What a node does in each turn of its loop: `update`."""
+        return self.update(*args, **kwargs)
+
+    async def _updates(self, step: Callable[[], Any], turned: asyncio.Event, stop: asyncio.Event,
+                       status: list[int | None]) -> None:
+        while True:
+            try:
+                result = step()
+            except Exception:
+                log.exception("the update of %r failed, which ends it", self.name)
+                result = 1
+            if result is not None:
+                status.append(result)
+                stop.set()
+                return
+            turned.clear()
+            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+                await asyncio.wait_for(turned.wait(), UPDATE)
+
+
+def _offered(name: str, function: Callable[..., Any]) -> Provided:
+    return Provided(name, function, Signature.of(function, drop_first=False))
+
+
+async def _awaited(value: Any) -> None:
+    if inspect.isawaitable(value):
+        await value
+
+
+def _call(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has ended, and the node with it
+        loop.call_soon_threadsafe(callback)
+
+
+async def _ticks(function: Callable[[], Any], period: float) -> None:
+    """Call *function* every *period* seconds, in rhythm."""
+    due = time.monotonic() + period
+    while True:
+        await asyncio.sleep(due - time.monotonic())
+        try:
+            await _awaited(function())
+        except Exception:
+            log.exception("the timer %s failed; it goes on", getattr(function, "__qualname__", function))
+        due += period * max(1, math.ceil((time.monotonic() - due) / period))

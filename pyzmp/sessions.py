@@ -1,0 +1,197 @@
+"""The sessions through which a process calls.
+
+A thread that blocks has sessions of its own, up to a limit, since its call then wakes nobody but the
+node.  Futures and awaited calls share one session for each loop that they call, on the runtime's
+thread, where they travel together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pyzmp.protocol.calls import Ask, Outcome
+from pyzmp.transport.context import Context
+from pyzmp.transport.line import Line
+
+OWN = 64  # sessions of threads' own that a process has, at most; the rest share
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A node as a caller reaches it: at ``address``, served by ``loop``; ``shown`` is the address that users see."""
+
+    node: str
+    address: str
+    loop: str
+    incarnation: tuple[int, int]
+    shown: str
+
+
+class Sessions:
+    """All sessions of this process to nodes.  Used from any thread; the shared ones live on *loop*."""
+
+    def __init__(self, context: Context, loop: asyncio.AbstractEventLoop, caller: str) -> None:
+        self.own = 0
+        self._context, self._loop, self._caller = context, loop, caller
+        self._pid = os.getpid()
+        self._local = threading.local()
+        self._shared: dict[tuple[str, str], Line] = {}
+        self._asked: deque[tuple[Target, Ask, Callable[[Outcome], object]]] = deque()
+        self._waking = False
+        self._near: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[_Deliveries, dict[str, Line]]] = (
+            weakref.WeakKeyDictionary())
+
+    def line(self, target: Target) -> Line:
+        """A new session to *target*'s loop."""
+        return Line(self._context, target.address, target.loop, self._caller)
+
+    def ask(self, target: Target, ask: Ask) -> Outcome:
+        """Make a call and block until its one outcome is there, on a session of this thread's or the shared one."""
+        own: _OwnLines | None = getattr(self._local, "lines", None)
+        if own is None:
+            own = self._local.lines = _OwnLines(self)
+        line = own.line(target)
+        if line is not None:
+            return line.ask(ask)
+        waiter = _Waiter()
+        self.submit(target, ask, waiter.settle)
+        return waiter.outcome()
+
+    def submit(self, target: Target, ask: Ask, done: Callable[[Outcome], object]) -> None:
+        """Begin a call on the shared session; *done* gets its one outcome, in the runtime's thread."""
+        self._asked.append((target, ask, done))
+        if not self._waking:
+            self._waking = True
+            self._loop.call_soon_threadsafe(self._start_asked)
+
+    async def acall(self, target: Target, ask: Ask) -> Outcome:
+        """Make a call and await its one outcome."""
+        loop = asyncio.get_running_loop()
+        near = self._near.get(loop)
+        if near is None:
+            near = self._near[loop] = _Deliveries(loop), {}
+        deliveries, lines = near
+        future: asyncio.Future[Outcome] = loop.create_future()
+        if target.address.startswith("memory:"):
+            line = lines.get(target.address)
+            if line is None or line.ended:
+                line = lines[target.address] = self.line(target)
+                line.attach(loop)
+            line.start(ask, lambda outcome: _settle(future, outcome))
+        else:
+            self.submit(target, ask, lambda outcome: deliveries.put(future, outcome))
+        return await future
+
+    def _start_asked(self) -> None:
+        self._waking = False  # first: what is asked from now on wakes again
+        while self._asked:
+            target, ask, done = self._asked.popleft()
+            place = target.address, target.loop
+            line = self._shared.get(place)
+            if line is None or line.ended:
+                line = self._shared[place] = self.line(target)
+                line.attach(self._loop)
+            line.start(ask, done)
+
+    def close_own(self) -> None:
+        """Close the calling thread's own sessions."""
+        own: _OwnLines | None = getattr(self._local, "lines", None)
+        if own is not None:
+            own.close()
+
+    def close_shared(self) -> None:
+        """Close the shared sessions, in their loop's thread."""
+        for line in self._shared.values():
+            line.close()
+
+    def is_ours(self) -> bool:
+        """Whether this is the process that made them, not a forked child."""
+        return self._pid == os.getpid()
+
+
+class _OwnLines:
+    """The sessions that one thread has for itself, closed when the thread ends."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self.asked: set[tuple[str, str]] = set()
+        self.lines: dict[tuple[str, str], Line] = {}
+
+    def line(self, target: Target) -> Line | None:
+        """This thread's own session to *target*'s loop; None where it is to use the shared one."""
+        place = target.address, target.loop
+        line = self.lines.get(place)
+        if line is not None and line.usable():
+            return line
+        if line is not None:
+            del self.lines[place]
+            self._sessions.own -= 1
+        memory = target.address.startswith("memory:")
+        if not memory and (place not in self.asked or self._sessions.own >= OWN):
+            self.asked.add(place)
+            return None
+        self._sessions.own += 1
+        line = self.lines[place] = self._sessions.line(target)
+        return line
+
+    def close(self) -> None:
+        while self.lines:
+            self.lines.popitem()[1].close()
+            self._sessions.own -= 1
+
+    def __del__(self) -> None:
+        if self._sessions.is_ours():
+            self.close()
+
+
+class _Deliveries:
+    """Outcomes on their way from the runtime's thread to the futures of one loop, woken once for many."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: deque[tuple[asyncio.Future[Outcome], Outcome]] = deque()
+        self._asked = False
+
+    def put(self, future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+        self._waiting.append((future, outcome))
+        if not self._asked:
+            self._asked = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._asked = False  # first: what is put from now on asks again
+        while self._waiting:
+            future, outcome = self._waiting.popleft()
+            _settle(future, outcome)
+
+
+class _Waiter:
+    """One outcome, for a thread that blocks."""
+
+    __slots__ = ("_lock", "_outcome")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def settle(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+        self._lock.release()
+
+    def outcome(self) -> Outcome:
+        self._lock.acquire()
+        return self._outcome
+
+
+def _settle(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    """Give *future* its outcome as a value, unless whoever waited has gone."""
+    if not future.done():
+        future.set_result(outcome)
