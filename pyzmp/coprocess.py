@@ -15,7 +15,6 @@ from typing_extensions import Self
 
 from pyzmp.exceptions import StartError
 from pyzmp.launchers.base import DRAIN, Control, Handle, Launcher, NotReady, end
-from pyzmp.launchers.process import ProcessLauncher, default_authkey
 
 __all__ = ["DRAIN", "START", "CoProcess", "Step"]
 
@@ -101,6 +100,8 @@ class CoProcess:
         """Called over and over in the child where no target was passed."""
 
     def _launcher(self) -> Launcher:
+        from pyzmp.launchers.process import ProcessLauncher  # multiprocessing costs to import, and is seldom all used
+
         return ProcessLauncher(self._start_method)
 
     def _body(self, control: Control) -> Any:
@@ -268,6 +269,8 @@ class CoProcess:
     @property
     def authkey(self) -> bytes:
         """As in :class:`multiprocessing.Process`."""
+        from pyzmp.launchers.process import default_authkey
+
         return default_authkey() if self._authkey is None else self._authkey
 
     @authkey.setter

@@ -10,8 +10,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from pyzmp.channels.call import Call, serving
 from pyzmp.exceptions import CannotTravel, InvalidCall, MalformedMessage
@@ -27,8 +28,7 @@ WORKERS = 64  # calls of worker services that one node runs at once; more wait
 log = logging.getLogger("pyzmp.node")
 
 
-@dataclass(frozen=True, slots=True)
-class Provided:
+class Provided(msgspec.Struct, frozen=True):
     """A service as its node holds it."""
 
     name: str
@@ -70,17 +70,16 @@ class Workers:
                 self._idle += 1
 
 
-@dataclass(slots=True, eq=False)
-class Guest:
+class Guest(msgspec.Struct, eq=False):
     """A node on a host: its services, and what of them is running."""
 
     name: str
     context: contextvars.Context
-    services: dict[str, Provided] = field(default_factory=dict)
+    services: dict[str, Provided] = msgspec.field(default_factory=dict)
     incarnation: tuple[int, int] = (0, 0)
     leaving: bool = False
-    running: set[object] = field(default_factory=set)
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    running: set[object] = msgspec.field(default_factory=set)
+    idle: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     turned: Callable[[], object] | None = None
     workers: Workers | None = None
 

@@ -14,8 +14,10 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, replace
 from typing import Any, TypeVar
+
+import msgspec
+from msgspec.structs import replace
 
 from pyzmp.exceptions import RegistryUnavailable
 from pyzmp.launchers.base import at_exit
@@ -36,8 +38,7 @@ FIRST_LOOK = 1.0  # seconds that the first look of a process waits for what a re
 LATER_LOOK = 0.1  # and any later one, while no registry is followed
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """What `configure` sets and children inherit."""
 
     domain: str = "default"

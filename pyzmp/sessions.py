@@ -14,7 +14,8 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from pyzmp.protocol.calls import Ask, Outcome
 from pyzmp.transport.context import Context
@@ -23,8 +24,7 @@ from pyzmp.transport.line import Line
 OWN = 64  # sessions of threads' own that a process has, at most; the rest share
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """A node as a caller reaches it: at ``address``, served by ``loop``; ``shown`` is the address that users see."""
 
     node: str

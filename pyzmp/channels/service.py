@@ -6,9 +6,9 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
 
+import msgspec
 from typing_extensions import Self, deprecated
 
 from pyzmp import runtime
@@ -28,8 +28,7 @@ R_co = TypeVar("R_co", covariant=True)
 HOUR = 3600.0  # what pyzmp 0.0.17's timeouts of None and -1 mean here
 
 
-@dataclass(frozen=True, slots=True)
-class Declared:
+class Declared(msgspec.Struct, frozen=True):
     """What a caller knows of a service from the class that declares it."""
 
     cls: str  # the qualified name of that class

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from pyzmp.exceptions import (
     CallError,
@@ -28,14 +29,15 @@ from pyzmp.protocol.envelope import Buffer, Code, Failure, Parcel, Reply, Reques
 
 Token = TypeVar("Token")
 
+SLACK = 64  # entries of ended calls that a table of open ones may hold beside its own number
+
 _ERRORS: dict[int, type[CallError]] = {
     Code.UNKNOWN_SERVICE: UnknownService, Code.INVALID_CALL: InvalidCall, Code.OVERLOADED: Overloaded,
     Code.REFUSED: Refused, Code.DEADLOCK: DeadlockError, Code.CANCELLED: Cancelled,
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """What a service returned, encoded."""
 
     body: bytes
@@ -45,8 +47,7 @@ class Result:
 Outcome = Result | Exception
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True):
     """A call before it has a number: whom it is for, what it asks, and until when, on the caller's clock."""
 
     node: str
@@ -83,6 +84,9 @@ class Caller(Generic[Token]):
         self._count = call = self._count + 1
         self._open[call] = token, ask
         heapq.heappush(self._order, (ask.deadline, call))
+        if len(self._order) > 2 * len(self._open) + SLACK:  # ended calls, behind one that stays open for long
+            self._order = [entry for entry in self._order if entry[1] in self._open]
+            heapq.heapify(self._order)
         return Request(call, ask.node, ask.service, ask.deadline - now, ask.body, len(ask.buffers), ask.incarnation,
                        ask.flags, ask.chain)
 

@@ -14,7 +14,6 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum
 from itertools import islice
-from pathlib import PurePath
 from typing import Any, NoReturn, TypeAlias
 from uuid import UUID
 
@@ -276,7 +275,8 @@ def _form_of(kind: type) -> _Form:
     for base, form in _BASES:
         if issubclass(kind, base):
             return form
-    raise TypeError("send str(path) and make a path of it there" if issubclass(kind, PurePath) else "")
+    is_path = any(base.__name__ == "PurePath" for base in kind.__mro__)  # by name: pathlib costs to import
+    raise TypeError("send str(path) and make a path of it there" if is_path else "")
 
 
 def _number(encoder: _Encoder, value: Any) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+import msgspec
 
 
 def seconds(timeout: object, what: str = "timeout") -> float:
@@ -13,13 +14,16 @@ def seconds(timeout: object, what: str = "timeout") -> float:
     """
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"{what}: expected a number of seconds, got {timeout!r}")
-    if not timeout > 0 or math.isinf(timeout):
+    try:
+        number = float(timeout)
+    except OverflowError:  # an integer beyond any float
+        number = math.inf
+    if not 0 < number < math.inf:
         raise ValueError(f"{what}: expected a positive, finite number of seconds, got {timeout!r}")
-    return float(timeout)
+    return number
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
+class Deadline(msgspec.Struct, frozen=True):
     """A moment of the monotonic clock, in seconds, at which waiting ends."""
 
     at: float

@@ -15,12 +15,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from pyzmp.exceptions import MalformedMessage
+from pyzmp.exceptions import CannotTravel, MalformedMessage
 
 VERSION = 1
 BATCH = 1024  # messages in one ZeroMQ message, at most
 FRAMES = 1024  # frames in one ZeroMQ message, at most
 SIZE = 1 << 30  # bytes of one ZeroMQ message
+HEAD = 4  # bytes before the messages of a batch, at most
 
 Buffer = bytes | bytearray | memoryview
 
@@ -168,6 +169,15 @@ _decode = msgspec.msgpack.Decoder(list[Message]).decode
 def encode(message: Message) -> bytes:
     """One message, ready for `pack`; it can be packed any number of times."""
     return _encode(message)
+
+
+def size_of(encoded: bytes, buffers: Sequence[Buffer]) -> int:
+    """How many bytes a message takes with its buffers; raises CannotTravel where no peer would take it."""
+    size = len(encoded) + sum(memoryview(buffer).nbytes for buffer in buffers)
+    if size > SIZE - HEAD or len(buffers) >= FRAMES:
+        raise CannotTravel("message", "the value", f"it takes {size} bytes and {len(buffers)} large buffers; the limits "
+                           f"are {SIZE - HEAD} and {FRAMES - 1}")
+    return size
 
 
 def pack(messages: Sequence[bytes]) -> bytes:

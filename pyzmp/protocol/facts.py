@@ -146,7 +146,7 @@ class Follow(_Struct, frozen=True, tag="follow"):
 
 
 class Leave(_Struct, frozen=True, tag="leave"):
-    """Member to registry: drop what I own."""
+    """Member to registry: drop what I own, and tell me with a `Settled` of number 0."""
 
 
 class Beat(_Struct, frozen=True, tag="beat"):

@@ -329,7 +329,7 @@ class Log:
         for key in change.deletes:
             known = self.facts.get(key)
             if known is not None and known.owner != member.id:
-                return Refusal(index, f"{_named(key)} is not for {_process(member)} to withdraw")
+                return Refusal(index, f"{_named(key)} is not for pid {member.pid} on {member.host} to withdraw")
         for fact in change.puts:
             known = self.facts.get(fact.key)
             other = known is not None and known.owner != member.id
@@ -339,7 +339,7 @@ class Log:
                     continue
                 return Refusal(index, fact.name, run_by(known, fact.host), run_by(fact, fact.host))
             if fact.owner != member.id or not (self._stands(fact) or fact.key[1] in new):
-                return Refusal(index, f"{_named(fact.key)} is not for {_process(member)} to announce")
+                return Refusal(index, f"{_named(fact.key)} is not for pid {member.pid} on {member.host} to announce")
         return None
 
     def _stands(self, fact: Fact) -> bool:
@@ -392,10 +392,6 @@ def run_by(node: NodeFact, host: str) -> str:
     """Whose a node is, for somebody on *host*: ``pid 4242 as Thermometer``."""
     place = "" if node.host == host else f" on {node.host}"
     return f"pid {node.pid}{place} as {node.cls.rpartition('.')[2] or node.kind}"
-
-
-def _process(member: Member) -> str:
-    return f"pid {member.pid} on {member.host}"
 
 
 def _named(key: Key) -> str:

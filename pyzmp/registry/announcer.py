@@ -123,13 +123,15 @@ class Announcer:
             else:
                 self._unreached.append((position, item))
 
-    def close(self, error: Exception) -> None:
-        """Tell the registry that all ends, and those who wait that theirs does."""
-        if self._open:
+    def close(self, error: Exception) -> bool:
+        """Tell those who wait that all ends, and the registry; whether there is one that will answer."""
+        told = self._open
+        if told:
             self._say(facts.Leave())
         for item in (*self._queue, *itertools.chain(*self._sent.values()), *(item for _, item in self._unreached)):
             item.fail(error)
         self._open = False
+        return told
 
     def _check(self, fact: Fact) -> None:
         known = self._own.get(fact.key[1], {}).get(fact.key)

@@ -31,6 +31,7 @@ FIRST_LOOK = 1.0  # seconds that a process waits for its first snapshot, at most
 SILENCE = 3.0  # seconds without a beat after which a registry counts as lost
 _GLANCE = 0.05  # seconds between two looks for a registry while somebody waits and none is there
 _PAUSES = 0.01, 1.0  # seconds before connecting again: the first, doubled up to the last
+_FAREWELL = 0.5  # seconds that the registry has to answer a member that leaves
 _PATIENCE = 4  # beats after which a question for what is missing is asked again
 
 T = TypeVar("T")
@@ -56,6 +57,7 @@ class Replica:
         self._task: asyncio.Task[None] | None = None
         self._session: Session | None = None
         self._ended: asyncio.Future[str] = loop.create_future()
+        self._left: asyncio.Future[str] = loop.create_future()
         self._greeted = False
         self._asked = 0  # beats since the question for what is missing; 0 when nothing is
         self._silent = 0.0
@@ -191,7 +193,9 @@ class Replica:
     async def close(self) -> None:
         """Leave: withdraw what this process owns, and end the connection.  Nothing is left afterwards."""
         error = RegistryUnavailable("the connection to the registry was closed by this process")
-        self._announcer.close(error)
+        if self._announcer.close(error):
+            # What is sent right before the end of a connection may be overtaken by the news of the end.
+            await asyncio.wait({self._left, self._ended}, timeout=_FAREWELL, return_when=asyncio.FIRST_COMPLETED)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -307,8 +311,10 @@ class Replica:
             self._hear(message)
         elif isinstance(message, facts.Snapshot | facts.Commit):
             self._learn(message)
-        elif isinstance(message, facts.Settled):
+        elif isinstance(message, facts.Settled) and message.id:
             self._announcer.settle(message)
+        elif not self._left.done():
+            self._left.set_result("left")
 
     def _hear(self, beat: facts.Beat) -> None:
         outcome = self.view.hear(beat)

@@ -136,6 +136,7 @@ class Registry:
         if member is not None:
             _seat(peer).member = None
             self._drop(member.id)
+            self._send(peer, facts.Settled(0, self.log.position))
 
     def _ended(self, peer: Peer) -> None:
         member = _seat(peer).member

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
-from dataclasses import dataclass
+import msgspec
 
 from pyzmp.exceptions import InvalidAddress
 
@@ -11,8 +10,7 @@ SCHEMES = ("memory", "inproc", "ipc", "tcp")
 PATH = 107  # bytes of a Unix socket's path, at most, on Linux
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(msgspec.Struct, frozen=True):
     """A parsed address: its scheme and what follows."""
 
     scheme: str
@@ -36,6 +34,8 @@ def parse(text: str) -> Address:
         _check_port(text, rest)
     if scheme == "ipc":
         _check_path(text, rest)
+    if not rest.isprintable():
+        raise InvalidAddress(f"{text!r} is no address: it holds a character that cannot be printed")
     return Address(scheme, rest)
 
 
@@ -59,7 +59,7 @@ def _check_port(text: str, rest: str) -> None:
 
 
 def _check_path(text: str, rest: str) -> None:
-    size = len(rest.encode())
+    size = len(rest.encode(errors="replace"))
     if rest.startswith("@"):
         raise InvalidAddress(f"{text!r}: an abstract socket has no owner and no permissions; use a path")
     if not rest.startswith("/"):
@@ -70,6 +70,8 @@ def _check_path(text: str, rest: str) -> None:
 
 
 def _is_loopback(host: str) -> bool:
+    import ipaddress  # seldom needed, and costs to import
+
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

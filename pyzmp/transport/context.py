@@ -7,6 +7,8 @@ import os
 import resource
 import socket
 import stat
+import threading
+import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from pyzmp.transport.memory import MemoryListener
 
 SPARE = 64  # descriptors left to the user's own files
+MOST = 65000  # sockets that ZeroMQ takes care of
+ANY = ""  # stands for a host that is not known by number
 LINGER = 500  # milliseconds in which what was sent may still leave, once a socket is closed
 
 
@@ -31,17 +35,19 @@ class Context:
         self.memory: dict[str, MemoryListener] = {}
         self._zmq: zmq.Context[zmq.Socket[bytes]] | None = None
         self._count = itertools.count()
+        self._lock = threading.Lock()
         self._names: Counter[Any] = Counter()
-        self._listening: set[Address] = set()
+        self._listening: dict[Address, int] = {}
+        self._made: weakref.WeakSet[zmq.Socket[bytes]] = weakref.WeakSet()
 
     def socket(self, kind: int) -> zmq.Socket[bytes]:
         """A new socket with the options that all of ours share."""
-        if self._zmq is None:
-            self._zmq = zmq.Context()
-            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-            # Each session takes about five descriptors: two sockets of ours, their mailboxes and the connection.
-            self._zmq.set(zmq.MAX_SOCKETS, max(256, min(limit - SPARE, 65000)))
-        made = self._zmq.socket(kind)
+        with self._lock:
+            if self._zmq is None:
+                self._zmq = zmq.Context()
+                self._zmq.set(zmq.MAX_SOCKETS, _most_sockets())
+            made = self._zmq.socket(kind)
+            self._made.add(made)
         made.set(zmq.LINGER, LINGER)
         return made
 
@@ -56,26 +62,35 @@ class Context:
 
     def uses(self, address: Address, *, listens: bool = False) -> None:
         """Note that a link is connected to *address*, or *listens* there."""
-        self._names[socket_name(address)] += 1
-        if listens:
-            self._listening.add(address)
+        with self._lock:
+            self._names[socket_name(address)] += 1
+            if listens:
+                self._listening[address] = next(self._count)
 
     def leaves(self, address: Address, *, listens: bool = False) -> None:
         """Take one note of `uses` back."""
-        self._names[socket_name(address)] -= 1
-        self._names += Counter()  # forgets those that nobody uses any more
-        if listens:
-            self._listening.discard(address)
+        name = socket_name(address)
+        with self._lock:
+            self._names[name] -= 1
+            if self._names[name] <= 0:
+                del self._names[name]
+            if listens:
+                self._listening.pop(address, None)
 
-    def listens(self, address: Address) -> bool:
-        """Whether a link over ZeroMQ of this process listens at *address*."""
-        return address in self._listening
+    def listener(self, address: Address) -> int | None:
+        """A number for the link of this process that listens at *address* over ZeroMQ now, or None."""
+        return self._listening.get(address)
 
     def close(self) -> None:
-        """Wait until all sockets are closed and what they sent has left, at most for their linger time."""
-        if self._zmq is not None:
-            self._zmq.term()
-            self._zmq = None
+        """Wait until what was sent has left, at most for the linger time of sockets.
+
+        Where another thread still has a session open, ZeroMQ would wait for ever; it is left to end with that.
+        """
+        with self._lock:
+            closed, self._zmq = self._zmq, None
+            idle = all(made.closed for made in self._made)
+        if closed is not None and idle:
+            closed.term()
 
     def close_inherited(self) -> None:
         """In a forked child: close every connection and listener of the parent's.
@@ -92,17 +107,35 @@ class Context:
             if not stat.S_ISSOCK(os.fstat(number).st_mode):
                 return False
             with socket.socket(fileno=os.dup(number)) as copy:
-                return copy.getsockname() in self._names or copy.getpeername() in self._names
+                return self._knows(copy.getsockname()) or self._knows(copy.getpeername())
         except OSError:  # gone, or not connected and not bound
             return False
+
+    def _knows(self, name: Any) -> bool:
+        if not isinstance(name, tuple):
+            return name in self._names
+        host, port = name[:2]
+        return (host, port) in self._names or (ANY, port) in self._names
 
 
 def socket_name(address: Address) -> Any:
     """What the system calls a socket at *address*: a path, or a host and a port."""
     if address.scheme != "tcp":
         return address.rest
+    import ipaddress  # seldom needed, and costs to import
+
     host, _, port = address.rest.rpartition(":")
-    return (host.strip("[]"), int(port))
+    try:
+        number = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:  # a name, of a host or an interface
+        return ANY, int(port)
+    return ANY if number.is_unspecified else str(number), int(port)
+
+
+def _most_sockets() -> int:
+    """Each session takes about five descriptors: two sockets of ours, their mailboxes and the connection."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST if limit == resource.RLIM_INFINITY else max(256, min(limit - SPARE, MOST))
 
 
 def _descriptors() -> list[int]:

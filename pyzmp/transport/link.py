@@ -30,7 +30,9 @@ HANDSHAKE = 3000  # milliseconds in which a connection must be ready
 QUEUE = 65536  # messages in a socket's own queue: far above any window, so that it never decides
 CLOSING = 1000  # milliseconds that the end of a listener may take, at most
 REBIND = 1.0  # seconds in which a port that was just left may still be taken
-ZERO_COPY = 16384  # bytes from which on a frame is sent without a copy
+ZERO_COPY = 65536  # bytes from which on a frame is sent without a copy; pyzmq copies smaller ones in any case
+PATIENCE = 86400.0  # seconds that one wait takes, at most: the system counts in milliseconds, with 31 bits
+LOOK = 0.05  # seconds after which a thread looks again at what cannot wake it
 
 _OPENED = zmq.EVENT_HANDSHAKE_SUCCEEDED
 _ENDED = {
@@ -41,6 +43,8 @@ _ENDED = {
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "the handshake failed: what listens there does not speak ZeroMQ's protocol",
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "the handshake failed: refused",
 }
+_OPTIONS = [(zmq.HEARTBEAT_IVL, HEARTBEAT), (zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT), (zmq.HANDSHAKE_IVL, HANDSHAKE),
+            (zmq.SNDHWM, QUEUE), (zmq.RCVHWM, QUEUE), (zmq.MAXMSGSIZE, SIZE)]
 _CLOSED = zmq.EVENT_CLOSED | zmq.EVENT_CLOSE_FAILED
 _CALLER_EVENTS = _OPENED
 for _event in _ENDED:
@@ -64,21 +68,22 @@ class Connection:
         self.opened = False
         self.ended: str | None = None
         self._context = context
-        self._socket = context.socket(zmq.DEALER)
-        self._monitor = context.monitor(self._socket, _CALLER_EVENTS)
+        self._socket, self._monitor = _watched(context, zmq.DEALER, address, _CALLER_EVENTS)
         self._poller = zmq.Poller()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
-        _configure(self._socket)
         self._socket.set(zmq.RECONNECT_IVL, -1)
         self._socket.set(zmq.CONNECT_TIMEOUT, HANDSHAKE)
+        self._copies = address.scheme == "inproc"  # else both sides would share the sender's memory
         context.uses(address)
         if address.scheme == "inproc":  # has no handshake to watch, and would wait for a listener for ever
-            self.opened = context.listens(address)
+            self._listener = context.listener(address)
+            self.opened = self._listener is not None
             self.ended = None if self.opened else "nobody listens there"
         try:
-            self._socket.connect(str(address))
+            if self.ended is None:
+                self._socket.connect(str(address))
         except zmq.ZMQError as error:
             self.ended = f"the address cannot be connected to: {error.strerror}"
 
@@ -91,7 +96,9 @@ class Connection:
 
     def wait(self, timeout: float) -> None:
         """Block until there is something to `update` or `receive`, or *timeout* seconds are over."""
-        self._poller.poll(max(0, int(timeout * 1000) + 1))
+        if self.address.scheme == "inproc":
+            timeout = min(timeout, LOOK)  # the end of its listener wakes nobody
+        self._poller.poll(int(min(max(0.0, timeout), PATIENCE) * 1000) + 1)
 
     def update(self) -> None:
         """Bring ``opened`` and ``ended`` up to date."""
@@ -101,11 +108,13 @@ class Connection:
                 self.opened = True
             elif self.ended is None:
                 self.ended = _ENDED.get(event)
+        if self._copies and self.ended is None and self._context.listener(self.address) != self._listener:
+            self.ended = "the connection ended"
 
     def send(self, frames: Sequence[Buffer]) -> bool:
         """Send one message; False where the connection has no room for it or is over."""
         try:
-            _send(self._socket, frames)
+            _send(self._socket, frames, copies=self._copies)
         except zmq.ZMQError:
             return False
         return True
@@ -120,7 +129,7 @@ class Connection:
 
     def pending(self) -> bool:
         """Whether `receive` or `update` has something, which ZeroMQ's descriptor may not tell again after a send."""
-        return bool((self._socket.get(zmq.EVENTS) | self._monitor.get(zmq.EVENTS)) & zmq.POLLIN)
+        return not self._socket.closed and bool((self._socket.get(zmq.EVENTS) | self._monitor.get(zmq.EVENTS)) & zmq.POLLIN)
 
     def close(self) -> None:
         """Give the connection up.  What was sent may still leave.  Once is enough, twice does no harm."""
@@ -141,11 +150,13 @@ class Listener:
 
     def __init__(self, context: Context, address: Address) -> None:
         self._context = context
-        self._socket = context.socket(zmq.ROUTER)
-        self._monitor = context.monitor(self._socket, zmq.EVENT_DISCONNECTED | _CLOSED)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._keys: dict[int, bytes] = {}
-        _configure(self._socket)
+        try:
+            self._socket, self._monitor = _watched(context, zmq.ROUTER, address, zmq.EVENT_DISCONNECTED | _CLOSED)
+        except ConnectionError as error:
+            raise AddressInUse(errno.EMFILE, f"{address} cannot be bound: {error}") from error
+        self._copies = address.scheme == "inproc"
         self._socket.set(zmq.ROUTER_MANDATORY, 1)
         self._socket.set(zmq.BACKLOG, 1024)
         if address.scheme == "ipc":
@@ -200,19 +211,19 @@ class Listener:
     def left(self) -> Iterator[bytes]:
         """The keys of the connections that have ended since the last time."""
         while self._monitor.get(zmq.EVENTS) & zmq.POLLIN:
-            _, value = _event_of(self._monitor)
-            key = self._keys.pop(value, None)
+            event, value = _event_of(self._monitor)
+            key = self._keys.pop(value, None) if event == zmq.EVENT_DISCONNECTED else None
             if key is not None:
                 yield key
 
     def pending(self) -> bool:
         """Whether there is something to `receive`, which ZeroMQ's descriptor may not tell again after a send."""
-        return bool((self._socket.get(zmq.EVENTS) | self._monitor.get(zmq.EVENTS)) & zmq.POLLIN)
+        return not self._socket.closed and bool((self._socket.get(zmq.EVENTS) | self._monitor.get(zmq.EVENTS)) & zmq.POLLIN)
 
     def send(self, key: bytes, frames: Sequence[Buffer]) -> bool:
         """Send one message to the connection *key*; False where it is gone or has no room."""
         try:
-            _send(self._socket, [key, *frames])
+            _send(self._socket, [key, *frames], copies=self._copies)
         except zmq.ZMQError:
             return False
         return True
@@ -223,7 +234,7 @@ class Listener:
             return
         if self.address.scheme == "ipc":
             # Before the end of the listener: afterwards somebody else's may be at the path.
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 os.unlink(self.address.rest)
         if self._loop is not None and not self._loop.is_closed():
             for end in (self._socket, self._monitor):
@@ -241,21 +252,28 @@ class Listener:
         self._monitor.close(0)
 
 
-def _configure(made: zmq.Socket[bytes]) -> None:
-    made.set(zmq.HEARTBEAT_IVL, HEARTBEAT)
-    made.set(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT)
-    made.set(zmq.HANDSHAKE_IVL, HANDSHAKE)
-    made.set(zmq.SNDHWM, QUEUE)
-    made.set(zmq.RCVHWM, QUEUE)
-    made.set(zmq.MAXMSGSIZE, SIZE)
+def _watched(context: Context, kind: int, address: Address,
+             events: int) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+    """A socket for *address*, and the one that tells of its connections.  Raises ConnectionError where there is no room."""
+    made: zmq.Socket[bytes] | None = None
+    try:
+        made = context.socket(kind)
+        for option, value in _OPTIONS:
+            made.set(option, value)
+        made.set(zmq.IPV6, address.rest.startswith("["))
+        return made, context.monitor(made, events)
+    except zmq.ZMQError as error:
+        if made is not None:
+            made.close(0)
+        raise ConnectionError(f"ZeroMQ makes no more sockets: {error.strerror}") from error
 
 
-def _send(end: zmq.Socket[bytes], frames: Sequence[Buffer]) -> None:
+def _send(end: zmq.Socket[bytes], frames: Sequence[Buffer], *, copies: bool) -> None:
     last = len(frames) - 1
     for index, frame in enumerate(frames):
         # Only the first frame can find the queue full: ZeroMQ takes a message whole or not at all.
         flags = zmq.NOBLOCK | (zmq.SNDMORE if index < last else 0)
-        end.send(frame, flags, copy=memoryview(frame).nbytes < ZERO_COPY)
+        end.send(frame, flags, copy=copies or memoryview(frame).nbytes < ZERO_COPY)
 
 
 def _gather(end: zmq.Socket[bytes], first: Buffer) -> Frames:
@@ -291,9 +309,17 @@ def _check_path(address: Address) -> None:
         raise AddressInUse(error.errno, f"{address} cannot be bound: {error.strerror}") from error
     if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.getuid():
         raise AddressInUse(errno.EEXIST, f"{address} cannot be bound: what is there is not a socket of this user")
-    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
-        probe.connect(address.rest)
-        raise AddressInUse(errno.EADDRINUSE, f"{address} cannot be bound: somebody listens there")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # a stopped listener whose queue is full would hold us up
+        try:
+            probe.connect(address.rest)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise AddressInUse(error.errno, f"{address} cannot be bound: {error.strerror}") from error
+    raise AddressInUse(errno.EADDRINUSE, f"{address} cannot be bound: somebody listens there")
 
 
 def _bind_error(address: Address, error: zmq.ZMQError) -> AddressInUse | InvalidAddress:

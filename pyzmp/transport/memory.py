@@ -7,6 +7,7 @@ threads.  Buffers are copied, so that the two sides share no memory that either 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import itertools
 import threading
@@ -17,14 +18,15 @@ from pyzmp.exceptions import AddressInUse
 from pyzmp.protocol.envelope import FRAMES, SIZE, Buffer
 from pyzmp.transport.address import Address
 from pyzmp.transport.context import Context
-from pyzmp.transport.link import Frames
+from pyzmp.transport.link import PATIENCE, Frames
 
 
 class _Waker:
     """Wakes whoever waits for an end: a loop that it is attached to, or a thread that blocks."""
 
     def __init__(self) -> None:
-        self._signal = threading.Semaphore(0)
+        self._asleep = threading.Lock()  # taken until somebody wakes us; not a count, so that nothing adds up
+        self._asleep.acquire()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._callback: Callable[[], object] = lambda: None
         self._asked = False
@@ -33,34 +35,41 @@ class _Waker:
         self._callback, self._loop = callback, loop
         loop.call_soon(callback)
 
-    def wake(self) -> None:
+    def wake(self) -> bool:
+        """Wake the end; False where its loop is closed, and nobody will ever look again."""
         loop = self._loop
         if loop is None:
-            self._signal.release()
+            with contextlib.suppress(RuntimeError):  # awake already
+                self._asleep.release()
         elif not self._asked:
             self._asked = True
             try:
                 loop.call_soon_threadsafe(self._turn)
-            except RuntimeError:  # the loop is closed, and with it the end
-                self._loop = None
+            except RuntimeError:
+                self._asked = False
+                return False
+        return True
 
     def _turn(self) -> None:
         self._asked = False  # before the callback looks: what comes after its look asks again
         self._callback()
 
     def wait(self, timeout: float) -> None:
-        self._signal.acquire(timeout=timeout)
+        self._asleep.acquire(timeout=min(max(0.0, timeout), PATIENCE))
 
 
 class MemoryConnection:
-    """The caller's end, as `pyzmp.transport.link.Connection`."""
+    """The caller's end, as `pyzmp.transport.link.Connection`.
 
-    def __init__(self, context: Context, address: Address) -> None:
+    With a *reason* it stands for a connection that could not be made.
+    """
+
+    def __init__(self, context: Context, address: Address, reason: str = "nobody listens there") -> None:
         self.address = address
         self.inbox: deque[Frames] = deque()
         self.waker = _Waker()
         self._listener = context.memory.get(str(address))
-        self.ended: str | None = None if self._listener else "nobody listens there"
+        self.ended: str | None = None if self._listener else reason
         self.opened = self._listener is not None
         self._key = self._listener.accept(self) if self._listener else b""
 
@@ -69,7 +78,7 @@ class MemoryConnection:
 
     def wait(self, timeout: float) -> None:
         if not self.inbox and self.ended is None:
-            self.waker.wait(max(0.0, timeout))
+            self.waker.wait(timeout)
 
     def update(self) -> None:
         """Nothing to do: ``opened`` and ``ended`` are always up to date."""
@@ -78,8 +87,7 @@ class MemoryConnection:
         if self.ended is not None or self._listener is None:
             return False
         self._listener.inbox.append((self._key, _copied(frames)))
-        self._listener.waker.wake()
-        return True
+        return self._listener.waker.wake()
 
     def receive(self) -> Frames | None:
         return self.inbox.popleft() if self.inbox else None
@@ -151,9 +159,10 @@ class MemoryListener:
             del self._context.memory[str(self.address)]
         self._closed = True
         while self._peers:
-            _, peer = self._peers.popitem()
-            peer.ended = "the connection ended"
-            peer.waker.wake()
+            with contextlib.suppress(KeyError):  # it leaves at this very moment
+                _, peer = self._peers.popitem()
+                peer.ended = "the connection ended"
+                peer.waker.wake()
 
 
 def _copied(frames: Sequence[Buffer]) -> Frames:

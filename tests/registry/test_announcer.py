@@ -154,7 +154,8 @@ async def test_many_go_in_messages_of_bounded_size(bench: Bench) -> None:
 async def test_the_end_fails_who_waits_and_says_so(bench: Bench) -> None:
     bench.introduce()
     asked = bench.announcer.announce([node("a")])
-    bench.announcer.close(RegistryUnavailable("closed"))
+    assert bench.announcer.close(RegistryUnavailable("closed"))
+    assert not bench.announcer.close(RegistryUnavailable("closed again"))
     assert bench.said == [facts.Leave()]
     with pytest.raises(RegistryUnavailable, match="closed"):
         await asked

@@ -233,8 +233,10 @@ def test_the_facts_of_a_process_that_leaves_are_gone() -> None:
             one, two = here.replica(), here.replica()
             await one.announce(facts_of(one, "kitchen"))
             await two.connect(start=False)
+            began = time.monotonic()
             await one.close()
             assert await two.await_until(lambda view: not view.facts.all(), 5)
+            assert time.monotonic() - began < 0.4  # the lease would take longer
 
     asyncio.run(run())
 

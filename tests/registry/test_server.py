@@ -173,7 +173,9 @@ def test_a_member_that_leaves_takes_its_facts_along() -> None:
             follower.say(facts.Follow())
             follower.announce("kitchen")
             follower.say(facts.Leave())
-            await follower.until(lambda came: came and isinstance(came[-1], Commit) and came[-1].gone)
+            await follower.until(lambda came: came and came[-1] == Settled(0, world.registry.log.position))
+            assert isinstance(follower.came[-2], Commit)
+            assert follower.came[-2].gone == (follower.member.id,)
             assert world.registry.log.facts.all() == []
 
     asyncio.run(run())
