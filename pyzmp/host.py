@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import inspect
 import logging
+import math
 import queue
 import threading
 import time
@@ -18,6 +19,7 @@ from pyzmp.channels.call import Call, serving
 from pyzmp.exceptions import CannotTravel, InvalidCall, MalformedMessage
 from pyzmp.protocol import codec, failure
 from pyzmp.protocol.calls import Callee, refuse, unknown
+from pyzmp.protocol.deadline import Deadline
 from pyzmp.protocol.envelope import Code, Failure, Parcel, Reply, Request
 from pyzmp.protocol.schema import Signature
 from pyzmp.runtime import Runtime
@@ -137,7 +139,8 @@ class Host:
             server = self.own[guest.name] = self._serve()
             return [server.bind(address, insecure=insecure)]
         if not self._shared:
-            self._shared = [self.server.bind(place) for place in self.runtime.places(self.name, "" if shared else guest.name)]
+            places = self.runtime.places(self.name, "" if shared else guest.name)
+            self._shared = [self.server.bind(place) for place in places]
         return self._shared
 
     async def remove(self, guest: Guest, drain: float) -> None:
@@ -195,7 +198,8 @@ class Host:
             peer.send(refuse(request.call, Code.INVALID_CALL, str(error)))
             return
         context = guest.context.copy()
-        context.run(serving.set, Call(guest.name, provided.name, peer.hello.caller, time.monotonic() + request.remaining))
+        deadline = Deadline.after(request.remaining, time.monotonic())
+        context.run(serving.set, Call(guest.name, provided.name, peer.hello.caller, deadline))
         if provided.worker:
             self._work(peer, request, guest, provided, lambda: context.run(provided.function, *args, **kwargs))
             return
@@ -220,8 +224,9 @@ class Host:
         if request.service not in guest.services:
             return refuse(request.call, Code.UNKNOWN_SERVICE,
                           unknown(request.service, guest.services, f"in node {guest.name!r}"))
-        if not request.remaining > 0:
-            return refuse(request.call, Code.REFUSED, f"{request.service}() of {guest.name!r} came after its deadline")
+        if not 0 < request.remaining < math.inf:
+            return refuse(request.call, Code.REFUSED, f"{request.service}() of {guest.name!r} came with "
+                          f"{request.remaining} s left, so it was not begun")
         return None
 
     def _go_on(self, peer: Peer, request: Request, guest: Guest, provided: Provided, task: asyncio.Task[Any]) -> None:

@@ -153,10 +153,10 @@ class Runtime:
         """The loop *name* hosts no nodes any more."""
         self._loops.pop(name, None)
 
-    def runs(self, target: Target) -> bool:
-        """Whether the loop that serves *target* is the one that runs in this very thread."""
-        loop = self._loops.get(target.loop)
-        return loop is not None and asyncio._get_running_loop() is loop
+    def runs(self, name: str) -> bool:
+        """Whether the loop *name*, or the runtime's own, is the one that runs in this very thread."""
+        running = asyncio._get_running_loop()
+        return running is not None and running in (self._loops.get(name), self._thread.loop)
 
     def places(self, loop: str, node: str) -> list[str]:
         """Where the loop *loop* listens: in memory, and at the address of *node*, or its own where that is empty."""

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable
 
@@ -41,16 +40,21 @@ class Sessions:
         self.own = 0
         self._context, self._loop, self._caller = context, loop, caller
         self._pid = os.getpid()
+        self._lock = threading.Lock()
         self._local = threading.local()
-        self._shared: dict[tuple[str, str], Line] = {}
+        self._shared: _Lines = {}
         self._asked: deque[tuple[Target, Ask, Callable[[Outcome], object]]] = deque()
         self._waking = False
-        self._near: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[_Deliveries, dict[str, Line]]] = (
-            weakref.WeakKeyDictionary())
+        self._near: dict[asyncio.AbstractEventLoop, _Near] = {}
 
     def line(self, target: Target) -> Line:
         """A new session to *target*'s loop."""
         return Line(self._context, target.address, target.loop, self._caller)
+
+    def count(self, more: int) -> None:
+        """Count the sessions that threads have of their own."""
+        with self._lock:
+            self.own += more
 
     def ask(self, target: Target, ask: Ask) -> Outcome:
         """Make a call and block until its one outcome is there, on a session of this thread's or the shared one."""
@@ -76,29 +80,38 @@ class Sessions:
         loop = asyncio.get_running_loop()
         near = self._near.get(loop)
         if near is None:
-            near = self._near[loop] = _Deliveries(loop), {}
+            near = self._near_to(loop)
         deliveries, lines = near
         future: asyncio.Future[Outcome] = loop.create_future()
         if target.address.startswith("memory:"):
-            line = lines.get(target.address)
-            if line is None or line.ended:
-                line = lines[target.address] = self.line(target)
-                line.attach(loop)
-            line.start(ask, lambda outcome: _settle(future, outcome))
+            self._attached(lines, loop, target).start(ask, lambda outcome: _settle(future, outcome))
         else:
             self.submit(target, ask, lambda outcome: deliveries.put(future, outcome))
         return await future
+
+    def _near_to(self, loop: asyncio.AbstractEventLoop) -> _Near:
+        """What the calls of *loop* need, made now; what loops that are closed needed is forgotten."""
+        with self._lock:
+            self._near = {other: near for other, near in self._near.items() if not other.is_closed()}
+            near = self._near[loop] = _Deliveries(loop), {}
+        return near
+
+    def _attached(self, lines: _Lines, loop: asyncio.AbstractEventLoop, target: Target) -> Line:
+        """The session to *target*'s loop among *lines*, those that *loop* drives; made now where there is none."""
+        place = target.address, target.loop
+        line = lines.get(place)
+        if line is None or line.ended:
+            for ended in [other for other, known in lines.items() if known.ended]:
+                del lines[ended]
+            line = lines[place] = self.line(target)
+            line.attach(loop)
+        return line
 
     def _start_asked(self) -> None:
         self._waking = False  # first: what is asked from now on wakes again
         while self._asked:
             target, ask, done = self._asked.popleft()
-            place = target.address, target.loop
-            line = self._shared.get(place)
-            if line is None or line.ended:
-                line = self._shared[place] = self.line(target)
-                line.attach(self._loop)
-            line.start(ask, done)
+            self._attached(self._shared, self._loop, target).start(ask, done)
 
     def close_own(self) -> None:
         """Close the calling thread's own sessions."""
@@ -108,7 +121,7 @@ class Sessions:
 
     def close_shared(self) -> None:
         """Close the shared sessions, in their loop's thread."""
-        for line in self._shared.values():
+        for line in list(self._shared.values()):
             line.close()
 
     def is_ours(self) -> bool:
@@ -121,30 +134,39 @@ class _OwnLines:
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
-        self.asked: set[tuple[str, str]] = set()
-        self.lines: dict[tuple[str, str], Line] = {}
+        self._asked: set[tuple[str, str]] = set()
+        self._lines: dict[tuple[str, str], Line] = {}
 
     def line(self, target: Target) -> Line | None:
-        """This thread's own session to *target*'s loop; None where it is to use the shared one."""
+        """This thread's own session to *target*'s loop; None where it is to use the shared one.
+
+        Over a socket it gets one with its second call only: many threads call many nodes just once.
+        """
         place = target.address, target.loop
-        line = self.lines.get(place)
+        line = self._lines.get(place)
         if line is not None and line.usable():
             return line
-        if line is not None:
-            del self.lines[place]
-            self._sessions.own -= 1
-        memory = target.address.startswith("memory:")
-        if not memory and (place not in self.asked or self._sessions.own >= OWN):
-            self.asked.add(place)
+        self._sweep()
+        if not target.address.startswith("memory:") and (place not in self._asked or self._sessions.own >= OWN):
+            self._asked.add(place)
             return None
-        self._sessions.own += 1
-        line = self.lines[place] = self._sessions.line(target)
+        self._asked.discard(place)
+        line = self._lines[place] = self._sessions.line(target)
+        self._sessions.count(1)
         return line
 
     def close(self) -> None:
-        while self.lines:
-            self.lines.popitem()[1].close()
-            self._sessions.own -= 1
+        while self._lines:
+            self._lines.popitem()[1].close()
+            self._sessions.count(-1)
+
+    def _sweep(self) -> None:
+        """Forget the sessions that have ended since."""
+        for place in [place for place, line in self._lines.items() if not line.usable()]:
+            del self._lines[place]
+            self._sessions.count(-1)
+        if len(self._asked) > OWN * OWN:
+            self._asked.clear()
 
     def __del__(self) -> None:
         if self._sessions.is_ours():
@@ -189,6 +211,10 @@ class _Waiter:
     def outcome(self) -> Outcome:
         self._lock.acquire()
         return self._outcome
+
+
+_Lines = dict[tuple[str, str], Line]
+_Near = tuple[_Deliveries, _Lines]
 
 
 def _settle(future: asyncio.Future[Outcome], outcome: Outcome) -> None:

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from pyzmp.exceptions import CallTimeout
+from pyzmp.protocol.deadline import Deadline
 
 
 class Call:
@@ -17,13 +18,13 @@ class Call:
 
     __slots__ = ("caller", "deadline", "node", "service")
 
-    def __init__(self, node: str, service: str, caller: str, deadline: float) -> None:
+    def __init__(self, node: str, service: str, caller: str, deadline: Deadline) -> None:
         self.node, self.service, self.caller, self.deadline = node, service, caller, deadline
 
     @property
     def remaining(self) -> float:
         """Seconds until the caller stops waiting; zero once it has."""
-        return max(0.0, self.deadline - time.monotonic())
+        return self.deadline.remaining(time.monotonic())
 
     def check(self) -> None:
         """Raise CallTimeout once the caller has stopped waiting: for loops that should end then."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -17,13 +17,16 @@ from pyzmp.channels.stream import Mapped, Stream
 from pyzmp.exceptions import DeadlockError, MalformedMessage, RemoteError, UnknownService
 from pyzmp.protocol import codec
 from pyzmp.protocol.calls import Ask, Outcome, Result, unknown
-from pyzmp.protocol.deadline import seconds
+from pyzmp.protocol.deadline import Deadline, seconds
 from pyzmp.protocol.facts import Provider
 from pyzmp.protocol.schema import Signature
 from pyzmp.sessions import Target
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
+
+_Known = tuple[tuple[Provider, ...] | None, Sequence[Target]]  # what the graph said last, and who of that fits
+_NOTHING: _Known = None, ()
 
 HOUR = 3600.0  # what pyzmp 0.0.17's timeouts of None and -1 mean here
 
@@ -52,14 +55,22 @@ class Service(Generic[P, R_co]):
     """
 
     def __init__(self, name: str, *, node: str | None = None, declared: Callable[[], Declared] | None = None) -> None:
-        self.name = name
+        self._name = name
         self.node = node
         self._declaration = declared
         self._timeout: float | None = None
         self._wait = False
-        self._seen: tuple[Provider, ...] | None = None
-        self._targets: list[Target] = []
+        self._known: _Known = _NOTHING  # replaced as a whole, so that threads never see half of it
         self._turn = random.randrange(1 << 16)
+
+    @property
+    def name(self) -> str:
+        """The name that callers find it by; assigning another makes this another service, as in pyzmp 0.0.17."""
+        return self._name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._name, self._known = name, _NOTHING
 
     # Calling.
 
@@ -70,7 +81,7 @@ class Service(Generic[P, R_co]):
         """
         target, ask = self._prepare(args, kwargs, self._awaited())
         here = runtime.current()
-        if here.runs(target):
+        if here.runs(target.loop):
             raise DeadlockError(f"a blocking call of {self.name}() of {target.node!r} on the very loop that serves it "
                                 f"would never end; write await ….acall(…)", service=self.name, node=target.node)
         return self._finish(here.sessions.ask(target, ask))  # type: ignore[no-any-return]
@@ -143,14 +154,15 @@ class Service(Generic[P, R_co]):
         """As `pyzmp.discover` with a name."""
         return discover_by_name(name, timeout, minimum_providers)
 
-    def found(self) -> list[Target]:
+    def found(self) -> Sequence[Target]:
         """The live providers as this process knows them, without waiting but for its very first look."""
         here = runtime.current()
         providers = here.facts().providers(self.name)
-        if providers is not self._seen:
-            self._targets = [here.target(node) for node, fact in providers if self._fits(node.name, fact.classes)]
-            self._seen = providers
-        return self._targets
+        known = self._known
+        if known[0] is not providers:
+            fitting = [here.target(node) for node, fact in providers if self._fits(node.name, fact.classes)]
+            known = self._known = providers, fitting
+        return known[1]
 
     def discovered(self, timeout: float | None, minimum_providers: int = 1) -> bool:
         """Wait until so many provide it, at most *timeout* seconds; whether they do."""
@@ -184,7 +196,7 @@ class Service(Generic[P, R_co]):
 
     def __repr__(self) -> str:
         shown = self._declaration().signature.text if self._declaration is not None else "(...)"
-        nodes = sorted({target.node for target in self._targets} | ({self.node} if self.node else set()))
+        nodes = sorted({target.node for target in self._known[1]} | ({self.node} if self.node else set()))
         return f"<Service {self.name}{shown}{': ' if nodes else ''}{', '.join(nodes)}>"
 
     # How.
@@ -198,7 +210,6 @@ class Service(Generic[P, R_co]):
 
     def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any], began: float) -> tuple[Target, Ask]:
         """Check what the caller can know; whom to ask and what."""
-        timeout, left = self._limit()
         targets = self.found()
         if not targets:
             raise self.unknown()
@@ -207,7 +218,9 @@ class Service(Generic[P, R_co]):
         body, buffers = codec.encode([list(args), kwargs], "arguments")
         self._turn = turn = self._turn + 1
         target = targets[turn % len(targets)]
-        return target, Ask(target.node, self.name, body, buffers, began + left, timeout, target.incarnation)
+        timeout, left = self._limit()
+        return target, Ask(target.node, self.name, body, buffers, Deadline.after(left, began), timeout,
+                           target.incarnation)
 
     def _limit(self) -> tuple[float, float]:
         """The timeout of a call, and what is left of it inside the call that is being served here."""
@@ -225,10 +238,10 @@ class Service(Generic[P, R_co]):
             raise outcome
         try:
             value = codec.decode(outcome.body, outcome.buffers)
+            return value if self._declaration is None else self._declaration().signature.convert_result(self.name, value)
         except MalformedMessage as error:
-            raise RemoteError("MalformedMessage", f"the result of {self.name}() could not be read: {error}",
+            raise RemoteError("MalformedMessage", f"the result of {self.name}() is not what it promises: {error}",
                               service=self.name) from error
-        return value if self._declaration is None else self._declaration().signature.convert_result(self.name, value)
 
     def _fits(self, node: str, marks: tuple[str, ...]) -> bool:
         if self.node is not None and node != self.node:
@@ -243,13 +256,8 @@ class Service(Generic[P, R_co]):
         other._timeout, other._wait = self._timeout, self._wait
         return other
 
-    def __setattr__(self, name: str, value: object) -> None:
-        super().__setattr__(name, value)
-        if name in ("name", "node"):  # 0.0.17 lets a service be renamed
-            self._seen = None
-
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_seen": None, "_targets": []}
+        return {**self.__dict__, "_known": _NOTHING}
 
 
 class CallFuture(Future[Any]):

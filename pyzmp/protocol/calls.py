@@ -25,6 +25,7 @@ from pyzmp.exceptions import (
     UnknownService,
 )
 from pyzmp.protocol import failure
+from pyzmp.protocol.deadline import Deadline
 from pyzmp.protocol.envelope import Buffer, Code, Failure, Parcel, Reply, Request
 
 Token = TypeVar("Token")
@@ -54,7 +55,7 @@ class Ask(msgspec.Struct, frozen=True):
     service: str
     body: bytes
     buffers: Sequence[Buffer]
-    deadline: float
+    deadline: Deadline
     timeout: float
     incarnation: tuple[int, int] = (0, 0)
     flags: int = 0
@@ -83,11 +84,11 @@ class Caller(Generic[Token]):
         """Open a call; the message that asks for it."""
         self._count = call = self._count + 1
         self._open[call] = token, ask
-        heapq.heappush(self._order, (ask.deadline, call))
+        heapq.heappush(self._order, (ask.deadline.at, call))
         if len(self._order) > 2 * len(self._open) + SLACK:  # ended calls, behind one that stays open for long
             self._order = [entry for entry in self._order if entry[1] in self._open]
             heapq.heapify(self._order)
-        return Request(call, ask.node, ask.service, ask.deadline - now, ask.body, len(ask.buffers), ask.incarnation,
+        return Request(call, ask.node, ask.service, ask.deadline.remaining(now), ask.body, len(ask.buffers), ask.incarnation,
                        ask.flags, ask.chain)
 
     def receive(self, parcel: Parcel) -> tuple[Token, Outcome] | None:

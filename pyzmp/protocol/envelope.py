@@ -175,8 +175,8 @@ def size_of(encoded: bytes, buffers: Sequence[Buffer]) -> int:
     """How many bytes a message takes with its buffers; raises CannotTravel where no peer would take it."""
     size = len(encoded) + sum(memoryview(buffer).nbytes for buffer in buffers)
     if size > SIZE - HEAD or len(buffers) >= FRAMES:
-        raise CannotTravel("message", "the value", f"it takes {size} bytes and {len(buffers)} large buffers; the limits "
-                           f"are {SIZE - HEAD} and {FRAMES - 1}")
+        raise CannotTravel("message", "the value", f"it takes {size} bytes and {len(buffers)} large buffers; "
+                           f"the limits are {SIZE - HEAD} and {FRAMES - 1}")
     return size
 
 
@@ -232,7 +232,8 @@ def _with_buffers(messages: Sequence[Message], frames: Sequence[Buffer]) -> Iter
     for message in messages:
         buffers = getattr(message, "buffers", 0)
         if not 0 <= buffers <= len(frames) - taken:
-            raise MalformedMessage(f"a {type(message).__name__} claims {buffers} buffers, {len(frames) - taken} are left")
+            raise MalformedMessage(
+                f"a {type(message).__name__} claims {buffers} buffers, {len(frames) - taken} are left")
         yield Parcel(message, frames[taken:taken + buffers])
         taken += buffers
     if taken != len(frames):

@@ -9,25 +9,35 @@ from inside a service arrives as `RemoteError`).
 
 from __future__ import annotations
 
+import builtins
 import sys
 import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from pyzmp.exceptions import CannotTravel, MalformedMessage, PyzmpError, RemoteError
+from pyzmp.exceptions import CannotTravel, PyzmpError, RemoteError
 from pyzmp.protocol import codec
 
 CAUSES = 8  # of a chain of causes, this many travel
+SIZE = 1 << 20  # bytes that an exception may take, with its causes
+FIELDS: dict[type[BaseException], tuple[str, ...]] = {  # what Python's own types keep beside their arguments
+    OSError: ("errno", "strerror", "filename", "filename2"), ImportError: ("name", "path"), NameError: ("name",),
+    AttributeError: ("name",),
+}
 TEXT = 32 * 1024  # characters of a text that travel; the end of a traceback says most
 
 
 def describe(error: BaseException, *, node: str, service: str | None = None) -> bytes:
     """The wire form of *error*, raised in *service* of *node*.  Never raises, whatever the exception holds."""
     try:
-        return codec.encode(_described(error, node, service, CAUSES))[0]
-    except CannotTravel as reason:  # as deep as may be in itself, and too deep inside this form
-        bare = RemoteError(type(error).__qualname__, f"{_text(error)} (its details were lost: {reason})")
-        return codec.encode(_described(bare, node, service, 0))[0]
+        body, buffers = codec.encode(_described(error, node, service, CAUSES))
+        if not buffers and len(body) <= SIZE:
+            return body
+        reason = f"they take more than {SIZE} bytes"
+    except Exception as failed:  # too deep inside this form, or something that runs a user's code failed
+        reason = _text(failed)
+    form = _form(_name(error), f"{_text(error)} (its details were lost: {reason})", node, service)
+    return codec.encode(form | {"trace": _trace(error)})[0]
 
 
 def rebuild(body: bytes | memoryview) -> Exception:
@@ -37,39 +47,55 @@ def rebuild(body: bytes | memoryview) -> Exception:
     """
     try:
         return _rebuilt(codec.decode(body), CAUSES)
-    except (MalformedMessage, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except Exception as error:  # whatever a peer wrote, and whatever the modules of this process hold
         return RemoteError("MalformedMessage", f"the node's error could not be read: {error}")
 
 
 def _described(error: BaseException, node: str, service: str | None, causes: int) -> dict[str, Any]:
-    lost: list[str] = []
-    form: dict[str, Any] = {
-        "type": f"{type(error).__module__}:{type(error).__qualname__}", "message": _text(error),
-        "args": [], "state": {}, "notes": [], "trace": "", "nodes": [node], "service": service, "lost": lost,
-    }
-    if isinstance(error, RemoteError):
-        form["nodes"], form["service"] = [*error.nodes, node], error.service
-    form["trace"] = _trace(error)
-    _carry(error, form, lost)
     cause = error.__cause__ if error.__cause__ is not None or error.__suppress_context__ else error.__context__
-    if isinstance(cause, RemoteError):
-        form["nodes"], form["service"] = [*cause.nodes, node], cause.service
-    elif cause is not None and causes:
+    if isinstance(error, RemoteError):  # it goes on as what it stands for
+        form = _form(f":{error.type_name}", error.message, node, service) | {"trace": error.traceback_text}
+        came: RemoteError | None = error
+    else:
+        form = _form(_name(error), _text(error), node, service) | {"trace": _trace(error)}
+        _carry(error, form, form["lost"])
+        # Rebuilt from another node's: its cause says where it was raised.
+        came = cause if isinstance(cause, RemoteError) and cause.type_name == _shown(_name(error)) else None
+    if came is not None:
+        form["nodes"], form["service"] = [*came.nodes, node], came.service
+        cause = came.__cause__
+    if cause is not None and causes:
         form["cause"] = _described(cause, node, service, causes - 1)
     return form
 
 
+def _form(name: str, message: str, node: str, service: str | None) -> dict[str, Any]:
+    return {"type": _plain(name), "message": _plain(message), "args": [], "state": {}, "notes": [], "trace": "",
+            "nodes": [node], "service": service, "lost": []}
+
+
+def _name(error: BaseException) -> str:
+    return f"{type(error).__module__}:{type(error).__qualname__}"
+
+
+def _shown(name: str) -> str:
+    """The name of a type as users read it."""
+    module, _, qualname = name.partition(":")
+    return qualname if module in ("", "builtins") else f"{module}.{qualname}"
+
+
 def _carry(error: BaseException, form: dict[str, Any], lost: list[str]) -> None:
     """Put into *form* the arguments, attributes and notes of *error* that travel, and into *lost* those that do not."""
-    notes = getattr(error, "__notes__", None)
-    form["notes"] = [str(note)[:TEXT] for note in notes] if isinstance(notes, list) else []
+    notes = vars(error).get("__notes__")
+    form["notes"] = [_text(note) for note in notes] if isinstance(notes, list) else []
     form["args"] = [_travelling(value, f"args[{index}]", lost) for index, value in enumerate(error.args)]
-    for name, value in list(vars(error).items()):
+    fields = {name: getattr(error, name) for kind, names in FIELDS.items() if isinstance(error, kind) for name in names}
+    present = {name: value for name, value in fields.items() if value is not None}
+    for name, value in (present | {name: value for name, value in vars(error).items() if name != "__notes__"}).items():
         count = len(lost)
-        if name != "__notes__":
-            carried = _travelling(value, f"attribute {name!r}", lost)
-            if len(lost) == count:
-                form["state"][name] = carried
+        carried = _travelling(value, f"attribute {name!r}", lost)
+        if len(lost) == count:
+            form["state"][name] = carried
 
 
 def _travelling(value: Any, path: str, lost: list[str]) -> Any:
@@ -79,35 +105,42 @@ def _travelling(value: Any, path: str, lost: list[str]) -> Any:
         lost.append(str(error))
         return _text(value)
     if buffers or len(body) > TEXT:
-        lost.append(f"{path}: a value of {len(body) + sum(map(len, map(memoryview, buffers)))} bytes is too large "
+        size = len(body) + sum(memoryview(buffer).nbytes for buffer in buffers)
+        lost.append(f"{path}: a value of {size} bytes is too large "
                     f"to travel with an exception, the limit is {TEXT}")
         return f"<{type(value).__name__}>"
     return value
 
 
+def _plain(text: str) -> str:
+    """An exact string that can be encoded, of a limited length."""
+    return str.encode(str.__getitem__(text, slice(TEXT)), "utf-8", "backslashreplace").decode()
+
+
 def _text(value: object) -> str:
     try:
-        return str(value)[:TEXT]
-    except Exception as error:  # a user's __str__ may do anything; what it raised is told instead
+        return _plain(str(value))
+    except (Exception, SystemExit) as error:  # a user's __str__ may do anything; what it raised is told instead
         return f"<{type(value).__name__} whose text could not be made: {type(error).__name__}>"
 
 
 def _trace(error: BaseException) -> str:
     try:
-        return "".join(traceback.format_exception(type(error), error, error.__traceback__))[-TEXT:]
-    except Exception as failure:  # as above: it calls the user's __str__
+        return _plain("".join(traceback.format_exception(type(error), error, error.__traceback__))[-TEXT:])
+    except (Exception, SystemExit) as failure:  # as above: it calls the user's __str__
         return f"<no traceback: {type(failure).__name__}>"
 
 
 def _rebuilt(form: Mapping[str, Any], causes: int) -> Exception:
-    module, _, qualname = str(form["type"]).partition(":")
+    name = str(form["type"])
     lost = [str(text) for text in form["lost"]]
-    remote = RemoteError(qualname if module == "builtins" else f"{module}.{qualname}", str(form["message"]),
+    service = None if form["service"] is None else str(form["service"])
+    remote = RemoteError(_shown(name), str(form["message"]),
                          traceback_text=str(form["trace"]) + "".join(f"\nlost on the way: {text}" for text in lost),
-                         nodes=[str(node) for node in form["nodes"]], service=form["service"])
+                         nodes=[str(node) for node in form["nodes"]], service=service)
     if form.get("cause") and causes:
         remote.__cause__ = _rebuilt(form["cause"], causes - 1)
-    original = _original(module, qualname, form)
+    original = _original(name, form)
     if original is None:
         return remote
     notes = [str(note) for note in form["notes"]] + [f"lost on the way: {text}" for text in lost]
@@ -117,20 +150,26 @@ def _rebuilt(form: Mapping[str, Any], causes: int) -> Exception:
     return original
 
 
-def _original(module: str, qualname: str, form: Mapping[str, Any]) -> Exception | None:
+def _original(name: str, form: Mapping[str, Any]) -> Exception | None:
+    module, _, qualname = name.partition(":")
     cls: Any = sys.modules.get(module)
-    for name in qualname.split("."):
-        cls = vars(cls).get(name) if hasattr(cls, "__dict__") else None
+    for part in qualname.split("."):
+        cls = vars(cls).get(part) if hasattr(cls, "__dict__") else None
     if (not isinstance(cls, type) or not issubclass(cls, Exception)
             or issubclass(cls, (PyzmpError, StopIteration, StopAsyncIteration))):
         return None
     args = tuple(form["args"])
     try:
-        # Python's own types set their fields in __init__; a user's __init__ may do anything, and is not run.
-        error: Exception = cls(*args) if module == "builtins" else cls.__new__(cls, *args)
+        # Python's own types set their fields in __init__; a user's __init__ or __new__ may do anything, and is not run.
+        own = next(kind for kind in cls.__mro__ if vars(builtins).get(kind.__name__) is kind)
+        error: Exception = cls(*args) if own is cls else own.__new__(cls, *args)
         error.args = args
-        for name, value in form["state"].items():
-            error.__dict__[str(name)] = value
+        fields = {name for kind, names in FIELDS.items() if issubclass(cls, kind) for name in names}
+        for attribute, value in form["state"].items():
+            if attribute in fields:
+                setattr(error, attribute, value)
+            else:
+                error.__dict__[str(attribute)] = value
     except Exception:  # the type refuses its own arguments: the RemoteError tells everything
         return None
     return error

@@ -1,0 +1,1 @@
+"""How messages get from one loop to another: addresses, links, sessions and servers."""

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
+from pyzmp.exceptions import CannotTravel, InvalidCall
 from pyzmp.protocol.calls import Ask, Caller, Outcome, died, timed_out
 from pyzmp.protocol.envelope import Hello, Parcel
 from pyzmp.transport.context import Context
@@ -42,7 +43,13 @@ class Line:
             done(died(ask, self._session.ended, sent=False))
             return 0
         request = self._calls.open(ask, done, time.monotonic())
-        self._session.send(request, ask.buffers)
+        try:
+            self._session.send(request, ask.buffers)
+        except CannotTravel as error:
+            self._calls.forget(request.call)
+            done(InvalidCall(f"the arguments of {ask.service}() cannot travel: {error.reason}", service=ask.service,
+                             node=ask.node))
+            return 0
         self._arm()
         return request.call
 
@@ -50,18 +57,21 @@ class Line:
         """Make a call and block until its one outcome is there."""
         outcomes: list[Outcome] = []
         session = self._session
-        if not session.sent:
-            session.pump()  # it may be open already, and not say so again
-        self._sending = True
-        call = self.start(ask, outcomes.append)
-        self._sending = False
-        while not outcomes:
-            left = ask.deadline - time.monotonic()
-            if left <= 0:
-                self._calls.forget(call)
-                return timed_out(ask, sent=session.sent)
-            session.wait(left)
-            session.pump()
+        try:
+            if not session.sent:
+                session.pump()  # it may be open already, and not say so again
+            self._sending = True
+            call = self.start(ask, outcomes.append)
+            self._sending = False
+            while not outcomes:
+                left = ask.deadline.remaining(time.monotonic())
+                session.wait(left)
+                session.pump()
+                if not left and self._calls.forget(call):
+                    return timed_out(ask, sent=session.sent)
+        except BaseException:  # a Ctrl-C, perhaps between the frames of a message
+            self.close()
+            raise
         return outcomes[0]
 
     def usable(self) -> bool:
@@ -81,6 +91,7 @@ class Line:
     def _over(self, reason: str) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         # Without a loop a message leaves where it is sent, or not at all, and there is but one call.
         _tell(self._calls.end(reason, sent=self._session.sent and not self._sending))
 

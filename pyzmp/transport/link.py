@@ -16,6 +16,7 @@ import stat
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import zmq
 
@@ -35,7 +36,7 @@ PATIENCE = 86400.0  # seconds that one wait takes, at most: the system counts in
 LOOK = 0.05  # seconds after which a thread looks again at what cannot wake it
 
 _OPENED = zmq.EVENT_HANDSHAKE_SUCCEEDED
-_ENDED = {
+_ENDED: dict[int, str] = {
     zmq.EVENT_CLOSED: "nobody listens there",
     zmq.EVENT_CONNECT_RETRIED: "nobody listens there",
     zmq.EVENT_DISCONNECTED: "the connection ended",
@@ -46,7 +47,7 @@ _ENDED = {
 _OPTIONS = [(zmq.HEARTBEAT_IVL, HEARTBEAT), (zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT), (zmq.HANDSHAKE_IVL, HANDSHAKE),
             (zmq.SNDHWM, QUEUE), (zmq.RCVHWM, QUEUE), (zmq.MAXMSGSIZE, SIZE)]
 _CLOSED = zmq.EVENT_CLOSED | zmq.EVENT_CLOSE_FAILED
-_CALLER_EVENTS = _OPENED
+_CALLER_EVENTS: int = _OPENED
 for _event in _ENDED:
     _CALLER_EVENTS |= _event
 
@@ -91,7 +92,7 @@ class Connection:
         """Have *loop* call *wake* whenever there may be something to `update` or `receive`."""
         self._loop = loop
         for end in (self._socket, self._monitor):
-            loop.add_reader(end.get(zmq.FD), wake)
+            loop.add_reader(_descriptor(end), wake)
         loop.call_soon(wake)  # what came before is not told again
 
     def wait(self, timeout: float) -> None:
@@ -102,7 +103,7 @@ class Connection:
 
     def update(self) -> None:
         """Bring ``opened`` and ``ended`` up to date."""
-        while self._monitor.get(zmq.EVENTS) & zmq.POLLIN:
+        while _readable(self._monitor):
             event, _ = _event_of(self._monitor)
             if event == _OPENED:
                 self.opened = True
@@ -129,7 +130,7 @@ class Connection:
 
     def pending(self) -> bool:
         """Whether `receive` or `update` has something, which ZeroMQ's descriptor may not tell again after a send."""
-        return not self._socket.closed and bool((self._socket.get(zmq.EVENTS) | self._monitor.get(zmq.EVENTS)) & zmq.POLLIN)
+        return not self._socket.closed and (_readable(self._socket) or _readable(self._monitor))
 
     def close(self) -> None:
         """Give the connection up.  What was sent may still leave.  Once is enough, twice does no harm."""
@@ -138,7 +139,7 @@ class Connection:
         self.ended = self.ended or "the connection was closed here"
         if self._loop is not None and not self._loop.is_closed():
             for end in (self._socket, self._monitor):
-                self._loop.remove_reader(end.get(zmq.FD))
+                self._loop.remove_reader(_descriptor(end))
         self._context.leaves(self.address)
         self._socket.disable_monitor()
         self._monitor.close(0)
@@ -175,7 +176,7 @@ class Listener:
         while True:
             try:
                 self._socket.bind(str(address))
-                return parse(self._socket.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode())
+                return parse(cast(bytes, self._socket.last_endpoint).decode())
             except zmq.ZMQError as error:
                 # A port that was just left stays taken for a moment, while its last connections go.
                 if error.errno != errno.EADDRINUSE or address.scheme != "tcp" or time.monotonic() > over:
@@ -186,7 +187,7 @@ class Listener:
         """Have *loop* call *wake* whenever there may be something to `receive` or somebody `left`."""
         self._loop = loop
         for end in (self._socket, self._monitor):
-            loop.add_reader(end.get(zmq.FD), wake)
+            loop.add_reader(_descriptor(end), wake)
         loop.call_soon(wake)
 
     def receive(self) -> tuple[bytes, Frames] | None:
@@ -210,7 +211,7 @@ class Listener:
 
     def left(self) -> Iterator[bytes]:
         """The keys of the connections that have ended since the last time."""
-        while self._monitor.get(zmq.EVENTS) & zmq.POLLIN:
+        while _readable(self._monitor):
             event, value = _event_of(self._monitor)
             key = self._keys.pop(value, None) if event == zmq.EVENT_DISCONNECTED else None
             if key is not None:
@@ -218,7 +219,7 @@ class Listener:
 
     def pending(self) -> bool:
         """Whether there is something to `receive`, which ZeroMQ's descriptor may not tell again after a send."""
-        return not self._socket.closed and bool((self._socket.get(zmq.EVENTS) | self._monitor.get(zmq.EVENTS)) & zmq.POLLIN)
+        return not self._socket.closed and (_readable(self._socket) or _readable(self._monitor))
 
     def send(self, key: bytes, frames: Sequence[Buffer]) -> bool:
         """Send one message to the connection *key*; False where it is gone or has no room."""
@@ -229,7 +230,7 @@ class Listener:
         return True
 
     def close(self) -> None:
-        """Stop listening, with nothing left at the address, and end every connection.  What was sent may still leave."""
+        """Stop listening, with nothing left at the address, and end every connection; what was sent may still leave."""
         if self._socket.closed:
             return
         if self.address.scheme == "ipc":
@@ -238,7 +239,7 @@ class Listener:
                 os.unlink(self.address.rest)
         if self._loop is not None and not self._loop.is_closed():
             for end in (self._socket, self._monitor):
-                self._loop.remove_reader(end.get(zmq.FD))
+                self._loop.remove_reader(_descriptor(end))
         self._context.leaves(self.address, listens=True)
         self._discard()
 
@@ -254,7 +255,7 @@ class Listener:
 
 def _watched(context: Context, kind: int, address: Address,
              events: int) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
-    """A socket for *address*, and the one that tells of its connections.  Raises ConnectionError where there is no room."""
+    """A socket for *address*, and the one that tells of its connections.  ConnectionError where there is no room."""
     made: zmq.Socket[bytes] | None = None
     try:
         made = context.socket(kind)
@@ -266,6 +267,14 @@ def _watched(context: Context, kind: int, address: Address,
         if made is not None:
             made.close(0)
         raise ConnectionError(f"ZeroMQ makes no more sockets: {error.strerror}") from error
+
+
+def _readable(end: zmq.Socket[bytes]) -> bool:
+    return bool(cast(int, end.get(zmq.EVENTS)) & zmq.POLLIN)
+
+
+def _descriptor(end: zmq.Socket[bytes]) -> int:
+    return cast(int, end.get(zmq.FD))
 
 
 def _send(end: zmq.Socket[bytes], frames: Sequence[Buffer], *, copies: bool) -> None:

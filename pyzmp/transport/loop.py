@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from pyzmp.exceptions import MalformedMessage
@@ -26,6 +27,9 @@ from pyzmp.transport.memory import MemoryConnection, MemoryListener
 GATHER = 64  # messages that go out together, at most
 GATHER_BYTES = 64 * 1024
 DRAIN = 256  # messages that one address handles before the loop's other business has its turn
+FAREWELL = 64  # turns after which a caller that left is forgotten, though there is more to read
+BLAMED = 1024  # peers whose first malformed message is remembered, at most
+NO_ROOM = "the connection ended or has no room"
 
 log = logging.getLogger("pyzmp.transport")
 
@@ -45,15 +49,16 @@ class _Outbox:
 
     def put(self, message: Message, buffers: Sequence[Buffer]) -> None:
         encoded = envelope.encode(message)
+        size = envelope.size_of(encoded, buffers)
         if not self._turn:
-            if self._loop is not None:
-                self._turn = True
-                self._loop.call_soon(self._end_turn)
+            self._turn = _soon(self._loop, self._end_turn)
             self._send([envelope.pack([encoded]), *buffers])
             return
+        if self._size + size > GATHER_BYTES or len(self._buffers) + len(buffers) > GATHER:
+            self.flush()  # first: together they might go beyond what a peer takes
         self._gathered.append(encoded)
         self._buffers.extend(buffers)
-        self._size += len(encoded)
+        self._size += size
         if len(self._gathered) >= GATHER or self._size >= GATHER_BYTES or len(self._buffers) >= GATHER:
             self.flush()
 
@@ -66,6 +71,22 @@ class _Outbox:
     def _end_turn(self) -> None:
         self._turn = False
         self.flush()
+
+
+def _soon(loop: asyncio.AbstractEventLoop | None, callback: Callable[..., object], *args: object) -> bool:
+    """Have *loop* call back; False where there is none, or it is closed and has no turns any more."""
+    if loop is None or loop.is_closed():
+        return False
+    loop.call_soon(callback, *args)
+    return True
+
+
+def _run(callback: Callable[..., object], *args: object) -> None:
+    """Call back.  An error there is logged, and what has come behind goes on."""
+    try:
+        callback(*args)
+    except Exception:
+        log.exception("%r failed", callback)
 
 
 class Session:
@@ -85,12 +106,13 @@ class Session:
         self.ended: str | None = None
         self.sent = False  # whether anything has left
         self.malformed = 0
+        self._greeted = False
+        self._pumping = False
         self._on_parcel = on_parcel
         self._on_end = on_end
         self._held: list[tuple[Message, Sequence[Buffer]]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._link: Connection | MemoryConnection = (MemoryConnection if parsed.scheme == "memory" else Connection)(
-            context, parsed)
+        self._link = _connect(context, parsed)
         self._outbox = _Outbox(self._transmit, None)
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -104,18 +126,38 @@ class Session:
         self._link.wait(timeout)
 
     def send(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
-        """Send, or hold until the session is open.  After the end it is dropped: ``on_end`` was told."""
-        if self.sent:
+        """Send, or hold until the session is open.  After the end it is dropped: ``on_end`` was told.
+
+        Raises CannotTravel for what goes beyond the limits of a message.
+        """
+        if self.ended is not None:
+            return
+        if self._greeted:
             self._outbox.put(message, buffers)
-        elif self.ended is None:
+        else:
+            envelope.size_of(envelope.encode(message), buffers)
             self._held.append((message, buffers))
 
     def pump(self) -> None:
         """Handle all that has happened to the connection."""
-        if self.ended is not None:
+        if self.ended is not None or self._pumping:
             return
+        self._pumping = True
+        try:
+            again = self._pump()
+        except BaseException:  # a Ctrl-C: what is left is not told again
+            _soon(self._loop, self.pump)
+            raise
+        finally:
+            self._pumping = False
+        if again:
+            _soon(self._loop, self.pump)
+
+    def _pump(self) -> bool:
+        """As `pump`; True where there is more than a turn's worth."""
         self._link.update()
-        if self._link.opened and not self.sent:
+        over = self._link.ended  # looked at first: what came before the end is handled before it
+        if self._link.opened and not self._greeted and over is None:
             self._greet()
         for _ in range(DRAIN):
             frames = self._link.receive() if self.ended is None else None
@@ -123,39 +165,37 @@ class Session:
                 break
             self._handle(frames)
         else:
-            if self._loop is not None:
-                self._loop.call_soon(self.pump)
-            return
-        if self.ended is None and self._link.ended is not None:
-            self._end(self._link.ended)
+            return True
+        if over is not None:
+            self._end(over)
+        return False
 
     def catch_up(self) -> None:
         """Handle what happened while nobody was looking, for a thread that comes back to the session."""
-        if self.ended is None and (self._link.pending() or not self.sent):
+        if self.ended is None and (self._link.pending() or not self._greeted):
             self.pump()
 
     def close(self) -> None:
         """End the session; the listener is told."""
-        if self.ended is None and self.sent:
+        if self.ended is None and self._greeted:
             self._outbox.put(Goodbye("closed by the caller"), ())
             self._outbox.flush()
         self._end("the session was closed here")
 
     def _greet(self) -> None:
-        self.sent = True
+        self._greeted = True
         held, self._held = [(self.hello, ()), *self._held], []
         for message, buffers in held:
             self._outbox.put(message, buffers)
 
     def _transmit(self, frames: Sequence[Buffer]) -> bool:
         done = self._link.send(frames)
-        if self._loop is not None:
-            if not done:
-                self._loop.call_soon(self._end, "the connection ended or has no room")
-            elif self._link.pending():
-                self._loop.call_soon(self.pump)
-        elif not done:
-            self._end("the connection ended or has no room")
+        self.sent |= done
+        if not done:
+            if not _soon(self._loop, self._end, NO_ROOM):
+                self._end(NO_ROOM)
+        elif self._loop is not None and not self._pumping and self._link.pending():
+            _soon(self._loop, self.pump)  # sending took the notice that something has come
         return done
 
     def _handle(self, frames: Sequence[Buffer]) -> None:
@@ -168,18 +208,30 @@ class Session:
             return
         for parcel in parcels:
             message = parcel.message
+            if self.ended is not None:
+                return
             if type(message) is Welcome:
                 self.welcome = message
             elif type(message) is Goodbye:
                 self._end(message.reason)
             else:
-                self._on_parcel(parcel)
+                _run(self._on_parcel, parcel)
 
     def _end(self, reason: str) -> None:
         if self.ended is None:
             self.ended = reason
+            self._held = []
             self._link.close()
-            self._on_end(reason)
+            _run(self._on_end, reason)
+
+
+def _connect(context: Context, address: Address) -> Connection | MemoryConnection:
+    if address.scheme == "memory":
+        return MemoryConnection(context, address)
+    try:
+        return Connection(context, address)
+    except ConnectionError as error:  # no room for its sockets: a session that has ended
+        return MemoryConnection(context, address, str(error))
 
 
 class Peer:
@@ -195,7 +247,10 @@ class Peer:
         self._outbox = _Outbox(lambda frames: server.transmit(self, frames), server.loop)
 
     def send(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
-        """Send by the flush rule; dropped where the caller is gone."""
+        """Send by the flush rule; dropped where the caller is gone.
+
+        Raises CannotTravel for what goes beyond the limits of a message.
+        """
         self._outbox.put(message, buffers)
 
     def flush(self) -> None:
@@ -223,7 +278,9 @@ class Server:
         self._listeners: dict[str, Listener | MemoryListener] = {}
         self._peers: dict[tuple[str, bytes], Peer] = {}
         self._blamed: set[tuple[str, bytes]] = set()
-        self._draining = False
+        self._leaving: deque[tuple[int, tuple[str, bytes]]] = deque()
+        self._turns = 0
+        self._draining: Listener | MemoryListener | None = None
 
     @property
     def peers(self) -> list[Peer]:
@@ -256,6 +313,8 @@ class Server:
                     peer.send(Goodbye("the listener closes"))
                     peer.flush()
                     self._forget(place)
+            self._blamed = {place for place in self._blamed if place[0] != address}
+            self._leaving = deque(entry for entry in self._leaving if entry[1][0] != address)
             listener.close()
 
     def close(self) -> None:
@@ -266,90 +325,111 @@ class Server:
     def transmit(self, peer: Peer, frames: Sequence[Buffer]) -> bool:
         """Send frames to *peer* now; False where it is gone."""
         done = peer.listener.send(peer.key, frames)
-        if not self._draining and peer.listener.pending():
-            self.loop.call_soon(self._drain, str(peer.listener.address))
+        if peer.listener is not self._draining and peer.listener.pending():
+            _soon(self.loop, self._drain, str(peer.listener.address))  # sending took the notice that something came
         return done
 
     def _drain(self, address: str) -> None:
         listener = self._listeners.get(address)
-        if listener is None or self._draining:
+        if listener is None or self._draining is not None:
             return
-        self._draining = True
+        self._draining = listener
         try:
-            if self._receive(address, listener):
-                self.loop.call_soon(self._drain, address)
+            again = self._receive(address, listener)
+        except BaseException:  # a Ctrl-C: what is left is not told again
+            _soon(self.loop, self._drain, address)
+            raise
         finally:
-            self._draining = False
+            self._draining = None
+        if again:
+            _soon(self.loop, self._drain, address)
 
     def _receive(self, address: str, listener: Listener | MemoryListener) -> bool:
         """Handle what has come; True where there is more than a turn's worth."""
-        for key in listener.left():
-            self._forget((address, key))
-        for _ in range(DRAIN):
-            received = listener.receive()
-            if received is None:
-                return False
-            self._handle(address, listener, *received)
+        self._turns += 1
+        self._notice(address, listener)
+        room = DRAIN
+        while room > 0 and (received := listener.receive()) is not None:
+            room -= self._handle(address, listener, *received)
             if self._listeners.get(address) is not listener:
                 return False
-        return True
+        self._farewell(all_read=room > 0)
+        return room <= 0
 
-    def _handle(self, address: str, listener: Listener | MemoryListener, key: bytes, frames: Frames) -> None:
+    def _notice(self, address: str, listener: Listener | MemoryListener) -> None:
+        """Note who has left.  They are forgotten once what they sent before is handled, at the latest in some turns."""
+        self._leaving.extend((self._turns + FAREWELL, (address, key)) for key in listener.left())
+
+    def _farewell(self, *, all_read: bool) -> None:
+        for _ in range(len(self._leaving)):
+            due, place = self._leaving.popleft()
+            if due <= self._turns or (all_read and self._draining is self._listeners.get(place[0])):
+                self._forget(place)
+            else:
+                self._leaving.append((due, place))
+
+    def _handle(self, address: str, listener: Listener | MemoryListener, key: bytes, frames: Frames) -> int:
+        """Handle one ZeroMQ message; how many of ours it held, or 1."""
         place = (address, key)
+        peer = self._peers.get(place)
+        if peer is None:
+            self._notice(address, listener)  # a descriptor is used again: its old connection is noted first
+            listener.knows(key, frames.source)
         try:
             parcels = envelope.unpack(frames)
         except MalformedMessage as error:
-            self.blame(place, str(error))
-            if frames and len(frames[0]) and frames[0][0] != envelope.VERSION:
-                listener.send(key, [envelope.pack([envelope.encode(Goodbye(str(error)))])])
-            return
-        peer = self._peers.get(place)
+            first = self.blame(place, str(error))
+            if first and frames and len(frames[0]) and frames[0][0] != envelope.VERSION:
+                self._refuse(listener, key, str(error))
+            return 1
         for parcel in parcels:
             message = parcel.message
             if peer is None:
-                if type(message) is Goodbye:  # overtaken by the end of its own connection
-                    return
-                peer = self._greeted(place, listener, message, frames.source)
-                if peer is None:
-                    return
+                peer = self._greeted(place, listener, message)
             elif type(message) is Hello:
                 self.blame(place, "a second Hello")
             elif type(message) is Goodbye:
                 self._forget(place)
-                return
+                break
             else:
-                self._on_parcel(peer, parcel)
+                _run(self._on_parcel, peer, parcel)
+            if self._peers.get(place) is not peer or peer is None:
+                break
+        return max(1, len(parcels))
 
-    def _greeted(self, place: tuple[str, bytes], listener: Listener | MemoryListener, message: Message,
-                 source: int) -> Peer | None:
+    def _greeted(self, place: tuple[str, bytes], listener: Listener | MemoryListener, message: Message) -> Peer | None:
         """The peer that *message* introduces, or None."""
+        if type(message) is Goodbye:  # overtaken by the end of its own connection
+            return None
         if type(message) is not Hello:
             self.blame(place, f"a {type(message).__name__} before the greeting")
             return None
         if message.loop not in ("", self.name):
-            reason = f"the loop {message.loop} is gone; {self.name} listens at {place[0]} now"
-            listener.send(place[1], [envelope.pack([envelope.encode(Goodbye(reason))])])
+            self._refuse(listener, place[1], f"the loop {message.loop} is gone; {self.name} listens at {place[0]} now")
             return None
-        for key in listener.left():  # a descriptor is used again: its old connection must be forgotten first
-            self._forget((place[0], key))
-        listener.knows(place[1], source)
         peer = self._peers[place] = Peer(self, listener, place[1], message)
         peer.send(Welcome(self.name))
-        self._on_open(peer)
+        _run(self._on_open, peer)
         return peer
 
-    def blame(self, place: tuple[str, bytes], reason: str) -> None:
-        """Count a malformed message, and log the first of each peer."""
+    @staticmethod
+    def _refuse(listener: Listener | MemoryListener, key: bytes, reason: str) -> None:
+        listener.send(key, [envelope.pack([envelope.encode(Goodbye(reason))])])
+
+    def blame(self, place: tuple[str, bytes], reason: str) -> bool:
+        """Count a malformed message, and log the first of each peer; whether it was the first."""
         self.malformed += 1
-        if place not in self._blamed and len(self._blamed) < DRAIN:
-            self._blamed.add(place)
-            log.warning("%s: a peer sent a malformed message, dropped: %s", place[0], reason)
+        if place in self._blamed or len(self._blamed) >= BLAMED:
+            return False
+        self._blamed.add(place)
+        log.warning("%s: a peer sent a malformed message, dropped: %s", place[0], reason)
+        return True
 
     def _forget(self, place: tuple[str, bytes]) -> None:
         self._blamed.discard(place)
         peer = self._peers.pop(place, None)
         if peer is not None:
-            self._on_end(peer)
+            _run(self._on_end, peer)
 
 
 def session_id() -> bytes:
