@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -61,7 +61,7 @@ class Service(Generic[P, R_co]):
         self._timeout: float | None = None
         self._wait = False
         self._known: _Known = _NOTHING  # replaced as a whole, so that threads never see half of it
-        self._turn = random.randrange(1 << 16)
+        self._turn = int.from_bytes(os.urandom(2), "big")  # so that callers do not all begin with the same
 
     @property
     def name(self) -> str:

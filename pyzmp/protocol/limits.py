@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,7 +36,7 @@ def _skips(data: bytes) -> bool:
 
 
 # The C walk has a fixed depth (512); what we wrap around a value is what we take away from it.
-_NESTING = next(depth for depth in range(MAX_DEPTH, 1 << 16) if not _skips(_ONE * depth + b"\xc0")) - 1
+_NESTING = bisect_left(range(1 << 16), True, key=lambda depth: not _skips(_ONE * depth + b"\xc0")) - 1
 
 
 def within(body: bytes, depth: int) -> bool:

@@ -11,15 +11,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import socket
 import stat
 import subprocess
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
@@ -56,8 +53,7 @@ def check_node_name(name: object) -> str:
     return name
 
 
-@dataclass(frozen=True, slots=True)
-class Domain:
+class Domain(msgspec.Struct, frozen=True):
     """A world of its own: the nodes that see each other.  ``path`` is its directory, which may not exist yet."""
 
     name: str
@@ -80,10 +76,10 @@ class Domain:
 
     def make(self) -> None:
         """Create the directory where it is missing, and check it; raises RegistryUnavailable, which says why not."""
-        base = str(Path(self.path).parent)
+        base = os.path.dirname(self.path)
         try:
             if _chosen():
-                Path(base).mkdir(mode=0o700, parents=True, exist_ok=True)
+                os.makedirs(base, mode=0o700, exist_ok=True)
             _check(base, make=True, others=0o022 if _chosen() else 0o077)
             _check(self.path, make=True, others=0o077)
         except RegistryUnavailable:  # an OSError too
@@ -106,6 +102,8 @@ class Domain:
         room = PATH - len(os.fsencode(self.path)) - len("/node-")
         if _PLAIN.fullmatch(node) and len(node) <= room:
             return f"ipc://{self.path}/node-{node}"
+        import hashlib  # seldom needed, and costs to import
+
         digest = hashlib.sha256(node.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         start = re.sub(r"[^a-z0-9_.-]", "", node.lower())[:min(16, room - len("~") - len(digest))]
         return f"ipc://{self.path}/node~{start}~{digest}"
@@ -117,7 +115,7 @@ class Domain:
     def counters(self) -> list[int]:
         """The counters of all registries that left a lock file, the highest first."""
         with contextlib.suppress(FileNotFoundError):
-            found = (_LOCK.fullmatch(entry.name) for entry in Path(self.path).iterdir())
+            found = (_LOCK.fullmatch(name) for name in os.listdir(self.path))
             return sorted((int(match[1]) for match in found if match), reverse=True)
         return []
 
@@ -140,7 +138,8 @@ class Domain:
         for dead in self.counters():
             if dead < counter and not _is_held(self._lock(dead)):
                 for path in (f"{self.path}/registry-{dead}", self._lock(dead)):
-                    Path(path).unlink(missing_ok=True)
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(path)
         return counter, lock
 
     def start_lock(self) -> Lock | None:
@@ -156,9 +155,9 @@ class Domain:
 
     def last_words(self) -> str:
         """The end of what the registry that was started last has written."""
-        path = Path(self.path, "registry.log")
+        path = f"{self.path}/registry.log"
         with contextlib.suppress(OSError):
-            words = path.read_text(encoding="utf-8", errors="replace").strip()
+            words = _read(path).decode(errors="replace").strip()
             return f"{words.rpartition(chr(10))[2]} (all of it is in {path})" if words else "it ended without a word"
         return "it left no log"
 
@@ -209,9 +208,9 @@ class Starting:
 
     def __init__(self, domain: Domain, above: int, linger: float, lease: float) -> None:
         self.pipe, report = os.pipe()
-        package = Path(__file__).parents[1]
+        package = os.path.dirname(os.path.dirname(__file__))
         command = [sys.executable or "python3", "-c", _BOOT, domain.path, str(above), repr(linger), repr(lease),
-                   str(report), str(package), str(Path(msgspec.__file__).parents[1])]
+                   str(report), package, os.path.dirname(os.path.dirname(msgspec.__file__))]
         try:
             with open(f"{domain.path}/registry.log", "wb", opener=_open_private) as log:
                 self._process = subprocess.Popen(
@@ -260,8 +259,8 @@ def is_gone(member: Member) -> bool:
 def _space() -> str:
     """Where process numbers mean what they mean here; empty where the system does not tell."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:13]
-        return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
+        boot = _read("/proc/sys/kernel/random/boot_id")[:13].decode("ascii")
+        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
         return ""
 
@@ -269,10 +268,15 @@ def _space() -> str:
 def _started(pid: int) -> str:
     """When the process began, in the system's ticks; empty where it has ended or the system does not tell."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     except OSError:
         return ""
     return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _chosen() -> str:
@@ -281,11 +285,11 @@ def _chosen() -> str:
 
 def _base() -> str:
     if _chosen():
-        return str(Path.cwd() / _chosen())
+        return os.path.abspath(_chosen())
     user = os.geteuid()
     run = f"/run/user/{user}"
     with contextlib.suppress(OSError):
-        if Path(run).stat().st_uid == user and os.access(run, os.W_OK | os.X_OK):
+        if os.stat(run).st_uid == user and os.access(run, os.W_OK | os.X_OK):
             return f"{run}/pyzmp"
     import tempfile  # costs as much as the rest of this module, and is seldom needed
 
@@ -296,12 +300,12 @@ def _check(path: str, *, make: bool, others: int) -> None:
     """Raise RegistryUnavailable unless *path* is a directory of this user that *others* have no rights to."""
     if make:
         with contextlib.suppress(FileExistsError):
-            Path(path).mkdir(0o700)
+            os.mkdir(path, 0o700)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            kind = "a symbolic link" if Path(path).is_symlink() else "no directory"
+            kind = "a symbolic link" if os.path.islink(path) else "no directory"
             raise RegistryUnavailable(f"{path} is {kind}, and is not followed; remove it, or {WAY_OUT}") from error
         raise
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -238,7 +238,7 @@ class Replica:
                     continue
                 if self._takes_part and self._loop.time() > since + SILENCE - BEAT:
                     self._above = max(self._above, int(address.rpartition("-")[2]))  # its lock is all it has
-                await asyncio.sleep(pause * random.uniform(0.5, 1))
+                await asyncio.sleep(pause * (0.5 + os.urandom(1)[0] / 510))  # apart from the others that wait
             pause = min(2 * pause, _PAUSES[1])
 
     async def _find(self) -> str | None:

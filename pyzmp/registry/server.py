@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from pyzmp.exceptions import MalformedMessage, PyzmpError
@@ -196,7 +195,7 @@ def _seat(peer: Peer) -> _Seat:
 
 
 def _inode(path: str) -> int:
-    return Path(path).stat().st_ino
+    return os.stat(path).st_ino
 
 
 async def _watch(domain: Domain, counter: int) -> str:
@@ -250,7 +249,7 @@ def main(arguments: list[str]) -> None:
             descriptor = -1
 
     try:
-        asyncio.run(_serve(Domain(Path(directory).name, directory), int(above), float(linger), float(lease),
+        asyncio.run(_serve(Domain(os.path.basename(directory), directory), int(above), float(linger), float(lease),
                            report))
     except (PyzmpError, OSError) as error:
         report(f"{type(error).__name__}: {error}")

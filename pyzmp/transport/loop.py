@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -434,4 +434,4 @@ class Server:
 
 def session_id() -> bytes:
     """A new name for a session."""
-    return secrets.token_bytes(16)
+    return os.urandom(16)
