@@ -113,15 +113,23 @@ class Host:
         self.server = self._serve()
         self.guests: dict[str, Guest] = {}
         self.own: dict[str, Server] = {}
+        self.users = 0
         self._shared: list[str] = []
 
     @classmethod
     def of(cls, runtime: Runtime, loop: asyncio.AbstractEventLoop) -> Host:
-        """The host of *loop*, which is the running one; made now where it has none."""
+        """The host of *loop*, which is the running one; made now where it has none.  Each use ends with `release`."""
         host: Host | None = runtime.hosts.get(loop)
         if host is None:
             host = runtime.hosts[loop] = cls(runtime, loop)
+        host.users += 1
         return host
+
+    def release(self) -> None:
+        """End one use; with the last one the loop listens no more."""
+        self.users -= 1
+        if not self.users:
+            self.close()
 
     def _serve(self) -> Server:
         return Server(self.runtime.context, self.loop, self.name, on_parcel=self._arrived, on_open=self._greeted)
@@ -159,8 +167,6 @@ class Host:
             del self.guests[guest.name]
         if guest.name in self.own:
             self.own.pop(guest.name).close()
-        if not self.guests:
-            self.close()
 
     def close(self) -> None:
         """Stop listening, and leave the loop."""

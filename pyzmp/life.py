@@ -18,7 +18,7 @@ from pyzmp import runtime
 from pyzmp.channels.call import running_node
 from pyzmp.channels.declare import marks_of, methods_of, timers_of
 from pyzmp.coprocess import DRAIN, START, CoProcess
-from pyzmp.exceptions import StartError
+from pyzmp.exceptions import RegistryUnavailable, StartError
 from pyzmp.host import Guest, Host, Provided
 from pyzmp.launchers.base import Control
 from pyzmp.launchers.entity import EntityControl
@@ -28,6 +28,7 @@ from pyzmp.protocol.schema import Signature
 Kind = Literal["process", "thread", "entity"]
 
 UPDATE = 0.1  # seconds between two calls of an update, at most
+WITHDRAW = 1.0  # seconds that a node which stops waits for the registry, at most
 
 log = logging.getLogger("pyzmp.node")
 
@@ -84,8 +85,13 @@ class LivingNode(CoProcess):
         guest = Guest(self.name, contextvars.copy_context())
         own = self._fact(here, host)
         async with contextlib.AsyncExitStack() as stack:
+            stack.callback(host.release)
+            try:
+                await here.announce([own])
+            except asyncio.CancelledError:  # perhaps too late to keep it out of the graph
+                await self._leaves(here, host, guest)
+                raise
             stack.push_async_callback(self._leaves, here, host, guest)
-            await here.announce([own])
             args, kwargs = stack.enter_context(self._entered(self._args, self._kwargs))
             await _awaited(self.on_start())
             guest.services = self._services()
@@ -99,6 +105,7 @@ class LivingNode(CoProcess):
             control.on_told(self._told)
             control.ready((addresses[-1], position))
             await stop.wait()
+            await asyncio.sleep(0)  # an update is called once at least, however soon the stop comes
             self._life.home = None
             for task in tasks:
                 task.cancel()
@@ -113,8 +120,8 @@ class LivingNode(CoProcess):
 
     def _registered(self, here: runtime.Runtime) -> NodeFact:
         """This node as the registry has it, with its incarnation."""
-        known = here.replica.view.facts.node(self.name)
-        if known is None:
+        known = here.facts().node(self.name)
+        if known is None or known.owner != here.member.id:
             raise StartError(f"{self.name!r} was lost from the registry while it started")
         return known
 
@@ -164,9 +171,10 @@ class LivingNode(CoProcess):
         if guest.leaving:
             return
         guest.leaving = True
-        own = here.replica.view.facts.node(self.name)
-        if own is not None and own.owner == here.member.id and own.loop == host.name:
-            await here.withdraw([own.key])
+        try:
+            await here.withdraw([("node", self.name)], WITHDRAW)
+        except RegistryUnavailable as error:  # then a view that lives on learns it from the end of the connection
+            log.warning("%s stops without a registry: %s", self.name, error)
         await host.remove(guest, DRAIN - 1)
 
     def _tasks(self, guest: Guest, args: tuple[Any, ...], kwargs: dict[str, Any], stop: asyncio.Event,

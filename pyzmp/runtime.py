@@ -119,9 +119,9 @@ class Runtime:
         """Put facts of this process into the graph, and its own view; raises NodeExists, RegistryUnavailable."""
         return await self.arun(self.replica.announce(new))
 
-    async def withdraw(self, keys: Iterable[Key]) -> Position:
-        """Take facts of this process out of the graph, and its own view."""
-        return await self.arun(self.replica.withdraw(keys))
+    async def withdraw(self, keys: Iterable[Key], timeout: float = TIMEOUT) -> Position:
+        """Take facts of this process out of the graph, and its own view; raises RegistryUnavailable after *timeout*."""
+        return await self.arun(self.replica.withdraw(keys, timeout))
 
     def begin_registry(self) -> None:
         """Have a registry started where none is, without waiting for it: a member is about to come."""
@@ -219,6 +219,9 @@ class _State:
                 runtime = self._runtime = self._runtime or Runtime(self.settings())
         return runtime
 
+    def in_use(self) -> bool:
+        return self._runtime is not None
+
     def inherit(self, settings: Settings) -> None:
         with self._lock:
             if self._runtime is None:
@@ -262,6 +265,11 @@ if hasattr(os, "register_at_fork"):
 def current() -> Runtime:
     """The runtime of this process, made now where there is none."""
     return _state.current()
+
+
+def in_use() -> bool:
+    """Whether this process has a runtime, and so has used pyzmp."""
+    return _state.in_use()
 
 
 def settings() -> Settings:

@@ -30,7 +30,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What all messages share: immutable, and arrays on the wire."""
 
 
-class Hello(_Message, tag=1):
+class Hello(_Message, frozen=True, tag=1):
     """The first message of a session, from the caller.
 
     ``loop`` is the loop that the caller means to talk to, or empty for whichever listens there.
@@ -43,7 +43,7 @@ class Hello(_Message, tag=1):
     body: bytes = b""
 
 
-class Welcome(_Message, tag=2):
+class Welcome(_Message, frozen=True, tag=2):
     """The answer to `Hello`: the session stands.  ``calls`` and ``size`` are the window, in calls and bytes."""
 
     loop: str
@@ -51,13 +51,13 @@ class Welcome(_Message, tag=2):
     size: int = 0
 
 
-class Goodbye(_Message, tag=3):
+class Goodbye(_Message, frozen=True, tag=3):
     """The session ends by the sender's will; nothing sent after the last reply was looked at."""
 
     reason: str
 
 
-class Request(_Message, tag=4):
+class Request(_Message, frozen=True, tag=4):
     """A call of ``service`` of ``node``.
 
     ``remaining`` is what is left of the deadline, in seconds.  ``incarnation`` is the registration
@@ -76,7 +76,7 @@ class Request(_Message, tag=4):
     chain: tuple[str, ...] = ()
 
 
-class Reply(_Message, tag=5):
+class Reply(_Message, frozen=True, tag=5):
     """The result of a call."""
 
     call: int
@@ -84,7 +84,7 @@ class Reply(_Message, tag=5):
     buffers: int = 0
 
 
-class Failure(_Message, tag=6):
+class Failure(_Message, frozen=True, tag=6):
     """A call that has no result.
 
     ``code`` is one of `Code`; ``executed`` says whether the service started; ``text`` is the
@@ -98,13 +98,13 @@ class Failure(_Message, tag=6):
     body: bytes = b""
 
 
-class Cancel(_Message, tag=7):
+class Cancel(_Message, frozen=True, tag=7):
     """The caller does not want the result of a call any more."""
 
     call: int
 
 
-class Item(_Message, tag=8):
+class Item(_Message, frozen=True, tag=8):
     """One item of a stream, numbered from 0; either side may send one."""
 
     call: int
@@ -113,13 +113,13 @@ class Item(_Message, tag=8):
     buffers: int = 0
 
 
-class End(_Message, tag=9):
+class End(_Message, frozen=True, tag=9):
     """A stream has no more items."""
 
     call: int
 
 
-class Credit(_Message, tag=10):
+class Credit(_Message, frozen=True, tag=10):
     """The receiver of a stream has room for so many more items and bytes; for call 0, the window of the session."""
 
     call: int
@@ -127,7 +127,7 @@ class Credit(_Message, tag=10):
     size: int = 0
 
 
-class Note(_Message, tag=11):
+class Note(_Message, frozen=True, tag=11):
     """A message between a process and its registry, in the form of `pyzmp.protocol.graph`."""
 
     body: bytes
