@@ -77,10 +77,26 @@ class LivingNode(CoProcess):
     async def _lives(self, control: Control) -> int | None:
         """The node's whole life, on the running loop."""
         running_node.set(self)
+        loop, task, stop = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
+        early = False
+
+        def told() -> None:
+            nonlocal early
+            stop.set()
+            if self._life.home is None and task is not None:
+                early = True
+                task.cancel()
+        control.on_stop(lambda: _call(loop, told))
+        try:
+            return await self._serves(control, stop)
+        except asyncio.CancelledError:
+            if early:
+                raise StartError(f"{self.name!r} was told to stop before it was ready") from None
+            raise
+
+    async def _serves(self, control: Control, stop: asyncio.Event) -> int | None:
         loop, here = asyncio.get_running_loop(), runtime.current()
-        stop = asyncio.Event()
         status: list[int | None] = []
-        control.on_stop(lambda: _call(loop, stop.set))
         host = Host.of(here, loop)
         guest = Guest(self.name, contextvars.copy_context())
         own = self._fact(here, host)

@@ -160,8 +160,9 @@ class Runtime:
 
     def places(self, loop: str, node: str) -> list[str]:
         """Where the loop *loop* listens: in memory, and at the address of *node*, or its own where that is empty."""
-        memory = f"memory://{loop}"
-        return [memory] if self.domain is None else [memory, self.domain.address_for(node or loop)]
+        if self.domain is None:
+            return [f"memory://node-{node}" if node else f"memory://{loop}"]
+        return [f"memory://{loop}", self.domain.address_for(node or loop)]
 
     def entity_loop(self) -> LoopThread:
         """The thread for entities that are started outside of a running loop."""

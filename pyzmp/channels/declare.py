@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from pyzmp.channels.service import Declared, Service
@@ -144,8 +144,7 @@ def every(period: float, /) -> Callable[[F], F]:
 
 def methods_of(cls: type) -> dict[str, ServiceMethod[..., Any, Any]]:
     """The services that *cls* declares or inherits, by attribute."""
-    return {attribute: found for attribute in _attributes(cls)
-            if isinstance(found := inspect.getattr_static(cls, attribute), ServiceMethod)}
+    return {attribute: found for attribute, found in _members(cls).items() if isinstance(found, ServiceMethod)}
 
 
 def marks_of(cls: type, attribute: str) -> tuple[str, ...]:
@@ -156,8 +155,8 @@ def marks_of(cls: type, attribute: str) -> tuple[str, ...]:
 
 def timers_of(cls: type) -> dict[str, float]:
     """The timers of *cls*: attribute and period."""
-    return {attribute: getattr(found, Timer.ATTRIBUTE) for attribute in _attributes(cls)
-            if hasattr(found := inspect.getattr_static(cls, attribute), Timer.ATTRIBUTE)}
+    return {attribute: getattr(found, Timer.ATTRIBUTE) for attribute, found in _members(cls).items()
+            if hasattr(found, Timer.ATTRIBUTE)}
 
 
 def check_class(cls: type, base: type) -> None:
@@ -171,6 +170,9 @@ def check_class(cls: type, base: type) -> None:
             raise TypeError(f"{cls.__qualname__}.{attribute} overrides a service without being one; put @service on it too")
 
 
-def _attributes(cls: type) -> Iterator[str]:
-    """The names of all attributes, those of base classes first, in the order of their definition."""
-    return iter(dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base)))
+def _members(cls: type) -> dict[str, Any]:
+    """What stands in *cls* under which name, inherited or its own, without calling any descriptor."""
+    members: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        members.update(vars(base))
+    return members

@@ -157,10 +157,11 @@ class Service(Generic[P, R_co]):
     def found(self) -> Sequence[Target]:
         """The live providers as this process knows them, without waiting but for its very first look."""
         here = runtime.current()
-        providers = here.facts().providers(self.name)
+        facts = here.facts()
+        providers = facts.providers(self.name) if self.node is None else facts.provider(self.node, self.name)
         known = self._known
-        if known[0] is not providers:
-            fitting = [here.target(node) for node, fact in providers if self._fits(node.name, fact.classes)]
+        if known[0] is not providers and known[0] != providers:
+            fitting = [here.target(node) for node, fact in providers if self._fits(fact.classes)]
             known = self._known = providers, fitting
         return known[1]
 
@@ -243,9 +244,7 @@ class Service(Generic[P, R_co]):
             raise RemoteError("MalformedMessage", f"the result of {self.name}() is not what it promises: {error}",
                               service=self.name) from error
 
-    def _fits(self, node: str, marks: tuple[str, ...]) -> bool:
-        if self.node is not None and node != self.node:
-            return False
+    def _fits(self, marks: tuple[str, ...]) -> bool:
         return self._declaration is None or self._declaration().mark in marks
 
     def _enough(self, count: int) -> Callable[[], bool]:

@@ -95,6 +95,7 @@ class Handle(ABC):
     """What the starter holds.  Every method may be called from any thread of the process that launched."""
 
     ident: int | None
+    ends_silently = False  # so that somebody must look whether it has ended
 
     @abstractmethod
     def wait_ready(self, timeout: float) -> Any:
@@ -170,8 +171,9 @@ class Living:
 
     def add(self, handle: Handle) -> None:
         """Holds the handle until it is discarded or the interpreter exits."""
-        for other in list(self._handles):
-            other.is_alive()  # reaps, and so discards, what ended unobserved
+        if handle.ends_silently:
+            for other in list(self._handles):
+                other.is_alive()  # reaps, and so discards, what ended unobserved
         with self._lock:
             self._handles.add(handle)
             watching, self._watching = self._watching, True

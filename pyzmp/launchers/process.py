@@ -198,6 +198,8 @@ def _preparation(child: Process) -> dict[str, Any]:
 class ProcessHandle(Handle):
     """A started process.  Its descriptors are closed as soon as it has been seen to end and nobody waits on them."""
 
+    ends_silently = True
+
     def __init__(self, name: str, popen: _Fork, pipe: Connection) -> None:
         self._name, self._popen, self._pipe = name, popen, pipe
         self.ident = popen.pid

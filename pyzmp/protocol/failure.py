@@ -36,8 +36,9 @@ def describe(error: BaseException, *, node: str, service: str | None = None) -> 
         reason = f"they take more than {SIZE} bytes"
     except Exception as failed:  # too deep inside this form, or something that runs a user's code failed
         reason = _text(failed)
-    form = _form(_name(error), f"{_text(error)} (its details were lost: {reason})", node, service)
-    return codec.encode(form | {"trace": _trace(error)})[0]
+    text = _text(error)
+    form = _form(_name(error), text, node, service)
+    return codec.encode(form | {"args": [text], "trace": _trace(error), "lost": [f"its details: {reason}"]})[0]
 
 
 def rebuild(body: bytes | memoryview) -> Exception:

@@ -91,6 +91,11 @@ class Facts:
         pool = self._pools.get(service)
         return pool.all() if pool is not None else ()
 
+    def provider(self, node: str, service: str) -> tuple[Provider, ...]:
+        """The one node of that name as a provider of *service*, or nothing."""
+        fact, by = self.service(node, service), self._nodes.get(node)
+        return () if fact is None or by is None else ((by, fact),)
+
     def service(self, node: str, name: str) -> ServiceFact | None:
         return self._services.get(node, {}).get(name)
 

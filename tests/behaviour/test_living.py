@@ -163,11 +163,9 @@ def test_update_runs_every_100_ms_and_after_a_turn_with_calls(home: Any, eventua
         Updated.seen()
     many = len(Updated.seen())
     assert many > 5
-    eventually(lambda: any(delta > 0.09 for delta in pause()), 5)
-
-    def pause() -> Any:
-        threading.Event().wait(0.12)
-        return Updated.seen()
+    began = time.monotonic()
+    eventually(lambda: time.monotonic() - began > 0.12)  # nobody calls meanwhile
+    assert max(Updated.seen()) > 0.09
     assert all(0 <= delta < 1 for delta in Updated.seen())
 
 
@@ -211,7 +209,9 @@ def test_started_again_it_has_the_same_address_and_is_found(home: Any) -> None:
     assert node.start() == address  # a running one is shut down first
     assert (Pid.pid() == first) == (home.kind != "process")
     node.shutdown()
-    assert pyzmp.discover(Pid.at("pid").pid, timeout=None) if node.start() == address else False
+    assert pyzmp.discover("pid") is None
+    assert node.start() == address
+    assert Pid.pid()
     node.shutdown()
 
 
