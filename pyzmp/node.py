@@ -184,8 +184,8 @@ class Node(LivingNode):
         if self.kind not in ("process", "thread", "entity"):
             raise ValueError(f"kind of {self.name!r}: expected 'process', 'thread' or 'entity', got {self.kind!r}")
         if self.kind == "process" and runtime.settings().registry == "memory":
-            raise StartError(f"{self.name!r} is a process, and with registry='memory' nothing leaves this one; make it a "
-                             "thread or an entity, or leave the registry setting out")
+            raise StartError(f"{self.name!r} is a process, and with registry='memory' nothing leaves this one; make it "
+                             "a thread or an entity, or leave the registry setting out")
 
     def _seen(self, value: Any) -> Any:
         """The address out of what the node said when it was ready, once this process's view has caught up with it."""

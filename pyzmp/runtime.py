@@ -53,12 +53,14 @@ class Settings(msgspec.Struct, frozen=True):
             timeout = seconds(float(text), "PYZMP_TIMEOUT")
         except ValueError as error:
             raise ValueError(f"PYZMP_TIMEOUT: expected a positive number of seconds, got {text!r}") from error
-        return cls(os.environ.get("PYZMP_DOMAIN") or "default", os.environ.get("PYZMP_REGISTRY") or "", timeout).checked()
+        domain, registry = os.environ.get("PYZMP_DOMAIN") or "default", os.environ.get("PYZMP_REGISTRY") or ""
+        return cls(domain, registry, timeout).checked()
 
     def checked(self) -> Settings:
         """These settings; raises ValueError for what cannot be."""
         if self.registry not in ("", "memory"):
-            raise ValueError(f"registry: expected 'memory', or nothing for one of this host's own, got {self.registry!r}")
+            raise ValueError(f"registry: expected 'memory', or nothing for one of this host's own, got "
+                             f"{self.registry!r}")
         Domain.named(self.domain)
         return self
 
@@ -108,7 +110,10 @@ class Runtime:
         return LATER_LOOK if looked else FIRST_LOOK
 
     def wait_until(self, predicate: Callable[[], bool], timeout: float) -> bool:
-        """Block until *predicate*, looked at whenever the graph changes, at most *timeout* seconds; what it says then."""
+        """Block until *predicate*, looked at whenever the graph changes; what it says at last.
+
+        At most *timeout* seconds.
+        """
         return self.replica.wait_until(lambda _: predicate(), timeout)
 
     async def await_until(self, predicate: Callable[[], bool], timeout: float) -> bool:

@@ -212,8 +212,8 @@ def _killed() -> None:
 def _unrelated() -> None:
     program = "import pyzmp; print(pyzmp.discover('add', timeout=5)(20, 22))"
     with Probe("probe", kind="process"):
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=BOUND, check=False,
-                              env={**os.environ, "PYZMP_DOMAIN": "selftest"})
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=BOUND,
+                              check=False, env={**os.environ, "PYZMP_DOMAIN": "selftest"})
     _expect(done.stdout.strip() == "42", f"it printed {done.stdout!r} {done.stderr!r}")
 
 

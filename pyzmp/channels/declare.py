@@ -25,8 +25,8 @@ class ServiceMethod(Generic[P, R_co, L_co]):
     def __init__(self, function: Callable[..., Any], *, name: str | None = None, timeout: float | None = None,
                  idempotent: bool = False, worker: bool = False) -> None:
         if isinstance(function, (staticmethod, classmethod)):
-            raise TypeError(f"@service: {function.__func__.__qualname__} is a {type(function).__name__}; a service is a "
-                            "plain method, that gets the node as self")
+            raise TypeError(f"@service: {function.__func__.__qualname__} is a {type(function).__name__}; a service "
+                            "is a plain method, that gets the node as self")
         if not callable(function):
             raise TypeError(f"@service goes on a method, got {function!r}")
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -164,10 +164,11 @@ def check_class(cls: type, base: type) -> None:
     for attribute, value in vars(cls).items():
         if isinstance(value, ServiceMethod):
             if hasattr(base, attribute):
-                raise TypeError(f"service {cls.__qualname__}.{attribute} would hide {base.__name__}.{attribute}; give the "
-                                f"method another name, and callers this one by @service(name={attribute!r})")
+                raise TypeError(f"service {cls.__qualname__}.{attribute} would hide {base.__name__}.{attribute}; give "
+                                f"the method another name, and callers this one by @service(name={attribute!r})")
         elif any(isinstance(vars(parent).get(attribute), ServiceMethod) for parent in cls.__mro__[1:]):
-            raise TypeError(f"{cls.__qualname__}.{attribute} overrides a service without being one; put @service on it too")
+            raise TypeError(f"{cls.__qualname__}.{attribute} overrides a service without being one; put "
+                            "@service on it too")
 
 
 def _members(cls: type) -> dict[str, Any]:

@@ -239,7 +239,9 @@ class Service(Generic[P, R_co]):
             raise outcome
         try:
             value = codec.decode(outcome.body, outcome.buffers)
-            return value if self._declaration is None else self._declaration().signature.convert_result(self.name, value)
+            if self._declaration is not None:
+                value = self._declaration().signature.convert_result(self.name, value)
+            return value
         except MalformedMessage as error:
             raise RemoteError("MalformedMessage", f"the result of {self.name}() is not what it promises: {error}",
                               service=self.name) from error

@@ -82,7 +82,8 @@ class EntityHandle(Handle):
     def wait_ready(self, timeout: float) -> Any:
         """As promised; raises RuntimeError on the entity's own loop, which could then not start it."""
         if self._here():
-            raise RuntimeError(f"{self._control.name!r} is started on the loop that runs here; write await node.astart()")
+            raise RuntimeError(f"{self._control.name!r} is started on the loop that runs here; write await "
+                               "node.astart()")
         try:
             return self._control.answer.result(timeout)
         except (FutureTimeoutError, TimeoutError):

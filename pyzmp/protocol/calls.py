@@ -88,8 +88,8 @@ class Caller(Generic[Token]):
         if len(self._order) > 2 * len(self._open) + SLACK:  # ended calls, behind one that stays open for long
             self._order = [entry for entry in self._order if entry[1] in self._open]
             heapq.heapify(self._order)
-        return Request(call, ask.node, ask.service, ask.deadline.remaining(now), ask.body, len(ask.buffers), ask.incarnation,
-                       ask.flags, ask.chain)
+        return Request(call, ask.node, ask.service, ask.deadline.remaining(now), ask.body, len(ask.buffers),
+                       ask.incarnation, ask.flags, ask.chain)
 
     def receive(self, parcel: Parcel) -> tuple[Token, Outcome] | None:
         """The outcome that *parcel* brings, or None where it belongs to no open call."""

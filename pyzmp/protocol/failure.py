@@ -24,7 +24,7 @@ FIELDS: dict[type[BaseException], tuple[str, ...]] = {  # what Python's own type
     OSError: ("errno", "strerror", "filename", "filename2"), ImportError: ("name", "path"), NameError: ("name",),
     AttributeError: ("name",),
 }
-TEXT = 32 * 1024  # characters of a text that travel; the end of a traceback says most
+TEXT = 32 * 1024  # characters of a text that travel; of a traceback, its beginning and its end
 
 
 def describe(error: BaseException, *, node: str, service: str | None = None) -> bytes:
@@ -127,7 +127,8 @@ def _text(value: object) -> str:
 
 def _trace(error: BaseException) -> str:
     try:
-        return _plain("".join(traceback.format_exception(type(error), error, error.__traceback__))[-TEXT:])
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        return _plain(trace if len(trace) <= TEXT else f"{trace[:TEXT // 2]}\n...\n{trace[8 - TEXT // 2:]}")
     except (Exception, SystemExit) as failure:  # as above: it calls the user's __str__
         return f"<no traceback: {type(failure).__name__}>"
 

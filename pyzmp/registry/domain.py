@@ -17,6 +17,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 
 import msgspec
 
@@ -206,7 +207,15 @@ class Lock:
 class Starting:
     """A registry's process on its way.  ``pipe`` becomes readable when it is ready or has failed."""
 
+    # Held while the process is made, and by whoever forks: a child forked in between would keep the pipes open whose
+    # ends tell that the process runs, or has failed.
+    alone = threading.Lock()
+
     def __init__(self, domain: Domain, above: int, linger: float, lease: float) -> None:
+        with self.alone:
+            self._start(domain, above, linger, lease)
+
+    def _start(self, domain: Domain, above: int, linger: float, lease: float) -> None:
         self.pipe, report = os.pipe()
         package = os.path.dirname(os.path.dirname(__file__))
         command = [sys.executable or "python3", "-c", _BOOT, domain.path, str(above), repr(linger), repr(lease),
@@ -240,6 +249,11 @@ class Starting:
             self.pipe = -1
             if hasattr(self, "_process"):
                 self._process.wait()  # it forks at once, and only the grandchild goes on
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=Starting.alone.acquire, after_in_parent=Starting.alone.release,
+                        after_in_child=Starting.alone.release)
 
 
 def this_process(program: str = "") -> Member:

@@ -10,7 +10,7 @@ from pyzmp.exceptions import CannotTravel, InvalidCall
 from pyzmp.protocol.calls import Ask, Caller, Outcome, died, timed_out
 from pyzmp.protocol.envelope import Hello, Parcel
 from pyzmp.transport.context import Context
-from pyzmp.transport.loop import Session, session_id
+from pyzmp.transport.loop import Session, guarded, session_id
 
 Done = Callable[[Outcome], object]
 
@@ -113,4 +113,4 @@ class Line:
 
 def _tell(ended: Iterable[tuple[Done, Outcome]]) -> None:
     for done, outcome in ended:
-        done(outcome)
+        guarded(done, outcome)

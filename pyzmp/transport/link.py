@@ -28,10 +28,11 @@ from pyzmp.transport.context import Context
 HEARTBEAT = 1000  # milliseconds between the heartbeats of a connection
 HEARTBEAT_TIMEOUT = 3000  # milliseconds without an answer after which it has ended
 HANDSHAKE = 3000  # milliseconds in which a connection must be ready
+NEVER = 1 << 30  # milliseconds until a lost connection would be made again: it is closed long before
 QUEUE = 65536  # messages in a socket's own queue: far above any window, so that it never decides
 CLOSING = 1000  # milliseconds that the end of a listener may take, at most
 REBIND = 1.0  # seconds in which a port that was just left may still be taken
-ZERO_COPY = 65536  # bytes from which on a frame is sent without a copy; pyzmq copies smaller ones in any case
+ZERO_COPY = 1 << 20  # bytes from which on a frame is sent without a copy; below it the copy costs less than the bookkeeping
 PATIENCE = 86400.0  # seconds that one wait takes, at most: the system counts in milliseconds, with 31 bits
 LOOK = 0.05  # seconds after which a thread looks again at what cannot wake it
 
@@ -74,7 +75,8 @@ class Connection:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
-        self._socket.set(zmq.RECONNECT_IVL, -1)
+        # Not -1, with which ZeroMQ throws away what has come but was not received when the connection ends.
+        self._socket.set(zmq.RECONNECT_IVL, NEVER)
         self._socket.set(zmq.CONNECT_TIMEOUT, HANDSHAKE)
         self._copies = address.scheme == "inproc"  # else both sides would share the sender's memory
         context.uses(address)
@@ -136,6 +138,7 @@ class Connection:
         """Give the connection up.  What was sent may still leave.  Once is enough, twice does no harm."""
         if self._socket.closed:
             return
+        lost = self.ended is not None  # then nothing can leave any more
         self.ended = self.ended or "the connection was closed here"
         if self._loop is not None and not self._loop.is_closed():
             for end in (self._socket, self._monitor):
@@ -143,7 +146,7 @@ class Connection:
         self._context.leaves(self.address)
         self._socket.disable_monitor()
         self._monitor.close(0)
-        self._socket.close()
+        self._socket.close(0 if lost else None)
 
 
 class Listener:

@@ -81,7 +81,7 @@ def _soon(loop: asyncio.AbstractEventLoop | None, callback: Callable[..., object
     return True
 
 
-def _run(callback: Callable[..., object], *args: object) -> None:
+def guarded(callback: Callable[..., object], *args: object) -> None:
     """Call back.  An error there is logged, and what has come behind goes on."""
     try:
         callback(*args)
@@ -108,6 +108,7 @@ class Session:
         self.malformed = 0
         self._greeted = False
         self._pumping = False
+        self._due = False
         self._on_parcel = on_parcel
         self._on_end = on_end
         self._held: list[tuple[Message, Sequence[Buffer]]] = []
@@ -142,16 +143,22 @@ class Session:
         """Handle all that has happened to the connection."""
         if self.ended is not None or self._pumping:
             return
-        self._pumping = True
+        self._pumping = again = True
         try:
             again = self._pump()
-        except BaseException:  # a Ctrl-C: what is left is not told again
-            _soon(self._loop, self.pump)
-            raise
         finally:
             self._pumping = False
-        if again:
-            _soon(self._loop, self.pump)
+            if again:  # also after a Ctrl-C: what is left is not told again
+                self._pump_soon()
+
+    def _pump_soon(self) -> None:
+        """Pump in the loop's next turn, where there is one; once, however often it is asked for."""
+        if not self._due:
+            self._due = _soon(self._loop, self._pump_due)
+
+    def _pump_due(self) -> None:
+        self._due = False
+        self.pump()
 
     def _pump(self) -> bool:
         """As `pump`; True where there is more than a turn's worth."""
@@ -195,7 +202,7 @@ class Session:
             if not _soon(self._loop, self._end, NO_ROOM):
                 self._end(NO_ROOM)
         elif self._loop is not None and not self._pumping and self._link.pending():
-            _soon(self._loop, self.pump)  # sending took the notice that something has come
+            self._pump_soon()  # sending took the notice that something has come
         return done
 
     def _handle(self, frames: Sequence[Buffer]) -> None:
@@ -215,14 +222,14 @@ class Session:
             elif type(message) is Goodbye:
                 self._end(message.reason)
             else:
-                _run(self._on_parcel, parcel)
+                guarded(self._on_parcel, parcel)
 
     def _end(self, reason: str) -> None:
         if self.ended is None:
             self.ended = reason
             self._held = []
             self._link.close()
-            _run(self._on_end, reason)
+            guarded(self._on_end, reason)
 
 
 def _connect(context: Context, address: Address) -> Connection | MemoryConnection:
@@ -281,6 +288,7 @@ class Server:
         self._leaving: deque[tuple[int, tuple[str, bytes]]] = deque()
         self._turns = 0
         self._draining: Listener | MemoryListener | None = None
+        self._due: set[str] = set()
 
     @property
     def peers(self) -> list[Peer]:
@@ -326,23 +334,29 @@ class Server:
         """Send frames to *peer* now; False where it is gone."""
         done = peer.listener.send(peer.key, frames)
         if peer.listener is not self._draining and peer.listener.pending():
-            _soon(self.loop, self._drain, str(peer.listener.address))  # sending took the notice that something came
+            self._drain_soon(str(peer.listener.address))  # sending took the notice that something came
         return done
 
     def _drain(self, address: str) -> None:
         listener = self._listeners.get(address)
         if listener is None or self._draining is not None:
             return
-        self._draining = listener
+        self._draining, again = listener, True
         try:
             again = self._receive(address, listener)
-        except BaseException:  # a Ctrl-C: what is left is not told again
-            _soon(self.loop, self._drain, address)
-            raise
         finally:
             self._draining = None
-        if again:
-            _soon(self.loop, self._drain, address)
+            if again:  # also after a Ctrl-C: what is left is not told again
+                self._drain_soon(address)
+
+    def _drain_soon(self, address: str) -> None:
+        """Drain in the loop's next turn; once, however often it is asked for."""
+        if address not in self._due and _soon(self.loop, self._drain_due, address):
+            self._due.add(address)
+
+    def _drain_due(self, address: str) -> None:
+        self._due.discard(address)
+        self._drain(address)
 
     def _receive(self, address: str, listener: Listener | MemoryListener) -> bool:
         """Handle what has come; True where there is more than a turn's worth."""
@@ -392,7 +406,7 @@ class Server:
                 self._forget(place)
                 break
             else:
-                _run(self._on_parcel, peer, parcel)
+                guarded(self._on_parcel, peer, parcel)
             if self._peers.get(place) is not peer or peer is None:
                 break
         return max(1, len(parcels))
@@ -409,7 +423,7 @@ class Server:
             return None
         peer = self._peers[place] = Peer(self, listener, place[1], message)
         peer.send(Welcome(self.name))
-        _run(self._on_open, peer)
+        guarded(self._on_open, peer)
         return peer
 
     @staticmethod
@@ -429,7 +443,7 @@ class Server:
         self._blamed.discard(place)
         peer = self._peers.pop(place, None)
         if peer is not None:
-            _run(self._on_end, peer)
+            guarded(self._on_end, peer)
 
 
 def session_id() -> bytes:

@@ -1,0 +1,655 @@
+"""Sessions and servers: one suite over every kind of address, and both ways to drive a session."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import zmq
+
+from pyzmp.exceptions import AddressInUse, CannotTravel, InvalidAddress
+from pyzmp.protocol import envelope
+from pyzmp.protocol.envelope import Buffer, Cancel, End, Goodbye, Hello, Note, Parcel, Reply, Request, Welcome
+from pyzmp.transport import link, loop
+from pyzmp.transport.address import parse
+from pyzmp.transport.context import Context
+from pyzmp.transport.loop import GATHER, GATHER_BYTES, Peer, Server, Session, session_id
+from pyzmp.transport.memory import MemoryConnection
+
+
+def notes(count: int) -> list[Note]:
+    return [Note(b"%d" % number) for number in range(count)]
+
+
+def messages(caller: Any) -> list[Any]:
+    return [parcel.message for parcel in caller.got]
+
+
+def run(test: Callable[[], Any]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 20))
+
+
+# -- both drivers --------------------------------------------------------------------------------------------------
+
+
+def test_a_thread_that_blocks_is_greeted_and_answered_in_order(behind: Any, context: Context, address: str, Caller: Any) -> None:
+    server = behind(address)
+    caller = Caller(context, server.addresses[0])
+    for note in notes(500):
+        caller.session.send(note)
+    assert not caller.session.sent
+    assert caller.until(lambda: len(caller.got) == 500)
+    assert messages(caller) == notes(500)
+    assert caller.session.welcome == Welcome("loop")
+    caller.session.close()
+    assert caller.ends == ["the session was closed here"]
+
+
+def test_a_loop_is_greeted_and_answered_in_order(context: Context, address: str, Caller: Any, Echo: Any, until: Any) -> None:
+    async def test() -> None:
+        running = asyncio.get_running_loop()
+        echo = Echo(context, running)
+        bound = echo.server.bind(address)
+        caller = Caller(context, bound, loop=running)
+        for note in notes(5000):
+            caller.session.send(note)
+        assert await until(lambda: len(caller.got) == 5000)
+        assert messages(caller) == notes(5000)
+        assert [peer.hello for peer in echo.opened] == [caller.session.hello]
+        caller.session.close()
+        assert await until(lambda: echo.gone == echo.opened)
+        assert echo.server.peers == []
+        echo.server.close()
+    run(test)
+
+
+@pytest.mark.parametrize("blocking", [True, False], ids=["thread", "loop"])
+def test_buffers_of_every_size_arrive(behind: Any, context: Context, address: str, Caller: Any, until: Any, blocking: bool) -> None:
+    server = behind(address)
+    sizes = [0, 1, link.ZERO_COPY - 1, link.ZERO_COPY, 300_000, 20_000_000]
+    buffers: list[Buffer] = [os.urandom(min(size, 1000)) * (size // min(size, 1000) if size else 0) for size in sizes]
+    buffers.append(bytearray(b"array"))
+    buffers.append(memoryview(b"x" * 100_000))
+
+    def check(caller: Any) -> None:
+        assert [bytes(buffer) for buffer in caller.got[0].buffers] == [bytes(buffer) for buffer in buffers]
+        caller.session.close()
+
+    async def test() -> None:
+        caller = Caller(context, server.addresses[0], loop=asyncio.get_running_loop())
+        caller.session.send(Reply(1, b"", len(buffers)), buffers)
+        assert await until(lambda: caller.got)
+        check(caller)
+    if blocking:
+        caller = Caller(context, server.addresses[0])
+        caller.session.send(Reply(1, b"", len(buffers)), buffers)
+        assert caller.until(lambda: caller.got)
+        check(caller)
+    else:
+        run(test)
+
+
+def test_the_receiver_shares_no_memory_with_the_sender(context: Context, kind: str, address: str, Caller: Any, Echo: Any, until: Any) -> None:
+    if kind not in ("memory", "inproc"):
+        pytest.skip("the system copies")
+
+    async def test() -> None:
+        running = asyncio.get_running_loop()
+        echo = Echo(context, running)
+        got: list[Parcel] = []
+        echo.server._on_parcel = lambda peer, parcel: got.append(parcel)
+        caller = Caller(context, echo.server.bind(address), loop=running)
+        content = bytearray(b"a" * 200_000)
+        caller.session.send(Reply(1, b"", 1), [content])
+        assert await until(lambda: got)
+        content[:] = b"b" * len(content)
+        assert bytes(got[0].buffers[0]) == b"a" * 200_000
+        caller.session.close()
+        echo.server.close()
+    run(test)
+
+
+def test_many_sessions_are_served_and_forgotten(context: Context, address: str, Caller: Any, Echo: Any, until: Any) -> None:
+    async def test() -> None:
+        running = asyncio.get_running_loop()
+        echo = Echo(context, running)
+        bound = echo.server.bind(address)
+        for _ in range(2):  # the second time on the descriptors of the first
+            callers = [Caller(context, bound, loop=running) for _ in range(30)]
+            for number, caller in enumerate(callers):
+                for _ in range(10):
+                    caller.session.send(Note(b"%d" % number))
+            assert await until(lambda: all(len(caller.got) == 10 for caller in callers))  # noqa: B023
+            assert all({message.body for message in messages(caller)} == {b"%d" % number} for number, caller in enumerate(callers))
+            assert len(echo.server.peers) == 30
+            for caller in callers:
+                caller.session.close()
+            assert await until(lambda: echo.server.peers == [])
+        assert len(echo.gone) == len(set(echo.gone)) == 60
+        echo.server.close()
+    run(test)
+
+
+def test_what_was_sent_before_leaving_is_handled(context: Context, address: str, Caller: Any, Echo: Any, until: Any) -> None:
+    async def test() -> None:
+        running = asyncio.get_running_loop()
+        echo = Echo(context, running)
+        bound = echo.server.bind(address)
+        for _ in range(5):
+            caller = Caller(context, bound)
+            assert caller.session.ended is None
+            while not caller.session.sent:
+                caller.session.pump()
+                await asyncio.sleep(0)
+            echo.seen.clear()
+            for note in notes(1000):
+                caller.session.send(note)
+            caller.session.close()
+            assert await until(lambda: echo.server.peers == [] and len(echo.seen) == 1000)
+        assert echo.server.malformed == 0
+        echo.server.close()
+    run(test)
+
+
+def test_the_answers_of_a_listener_that_leaves_arrive_before_its_end(context: Context, address: str, Caller: Any, Echo: Any, until: Any) -> None:
+    async def test() -> None:
+        running = asyncio.get_running_loop()
+        for _ in range(20):
+            echo = Echo(context, running)
+            bound = echo.server.bind(address)
+            caller = Caller(context, bound)
+            while not echo.opened:
+                caller.session.pump()
+                await asyncio.sleep(0)
+            for note in notes(100):
+                echo.opened[0].send(note)
+            echo.server.close()
+            assert await asyncio.to_thread(caller.until, lambda: caller.ends)  # noqa: B023
+            assert messages(caller) == notes(100)
+            assert caller.ends == ["the listener closes"]
+            assert echo.gone == echo.opened
+    run(test)
+
+
+# -- the flush rule ------------------------------------------------------------------------------------------------
+
+
+class Sent:
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.frames: list[int] = []
+
+    def __call__(self, frames: Any) -> bool:
+        parcels = envelope.unpack(frames)
+        self.batches.append(len(parcels))
+        self.frames.append(len(frames))
+        return True
+
+
+def test_a_message_leaves_at_once_and_the_rest_of_the_turn_together() -> None:
+    async def test() -> None:
+        sent = Sent()
+        outbox = loop._Outbox(sent, asyncio.get_running_loop())
+        for note in notes(10):
+            outbox.put(note, ())
+        assert sent.batches == [1]
+        await asyncio.sleep(0)
+        assert sent.batches == [1, 9]
+        outbox.put(Note(b""), ())
+        assert sent.batches == [1, 9, 1]
+        await asyncio.sleep(0)
+        assert sent.batches == [1, 9, 1]
+    run(test)
+
+
+def test_what_is_gathered_leaves_when_it_is_many_or_large() -> None:
+    async def test() -> None:
+        sent = Sent()
+        outbox = loop._Outbox(sent, asyncio.get_running_loop())
+        for note in notes(1 + GATHER + 1):
+            outbox.put(note, ())
+        assert sent.batches == [1, GATHER]
+        for _ in range(3):
+            outbox.put(Note(bytes(GATHER_BYTES // 2)), ())
+        assert sent.batches == [1, GATHER, 2, 1]
+        outbox.flush()
+        assert sum(sent.batches) == 1 + GATHER + 4
+    run(test)
+
+
+def test_no_batch_goes_beyond_what_a_peer_takes() -> None:
+    async def test() -> None:
+        sent = Sent()
+        outbox = loop._Outbox(sent, asyncio.get_running_loop())
+        for count in [1, 60, 1023, 60, 1023, 1023, 3]:
+            outbox.put(Reply(1, b"", count), [b"x"] * count)
+        with pytest.raises(CannotTravel):
+            outbox.put(Reply(1, b"", 1024), [b"x"] * 1024)
+        await asyncio.sleep(0)
+        assert sum(sent.batches) == 7
+        assert max(sent.frames) == envelope.FRAMES
+    run(test)
+
+
+def test_without_a_loop_everything_leaves_at_once() -> None:
+    sent = Sent()
+    outbox = loop._Outbox(sent, None)
+    for note in notes(3):
+        outbox.put(note, ())
+    assert sent.batches == [1, 1, 1]
+    closed = asyncio.new_event_loop()
+    closed.close()
+    outbox = loop._Outbox(sent, closed)
+    outbox.put(Note(b""), ())
+    assert sent.batches == [1, 1, 1, 1]
+
+
+# -- ends ----------------------------------------------------------------------------------------------------------
+
+
+def test_where_nobody_listens_the_session_ends_at_once(context: Context, kind: str, place: Any, Caller: Any) -> None:
+    address = "tcp://127.0.0.1:9" if kind == "tcp" else place(kind)
+    caller = Caller(context, address)
+    caller.session.send(Note(b"held"))
+    assert caller.until(lambda: caller.ends, 1.0)
+    assert caller.ends == ["nobody listens there"]
+    assert not caller.session.sent
+    caller.session.send(Note(b"dropped"))
+    caller.session.close()
+    assert len(caller.ends) == 1
+
+
+def test_where_nobody_listens_a_loop_is_told(context: Context, kind: str, place: Any, Caller: Any, until: Any) -> None:
+    async def test() -> None:
+        address = "tcp://127.0.0.1:9" if kind == "tcp" else place(kind)
+        caller = Caller(context, address, loop=asyncio.get_running_loop())
+        assert await until(lambda: caller.ends, 1.0)
+        assert caller.ends == ["nobody listens there"]
+    run(test)
+
+
+def test_a_caller_that_has_not_greeted_learns_that_the_listener_closed(context: Context, address: str, Caller: Any, Echo: Any) -> None:
+    async def test() -> None:
+        echo = Echo(context, asyncio.get_running_loop())
+        caller = Caller(context, echo.server.bind(address))
+        echo.server.close()
+        assert await asyncio.to_thread(caller.until, lambda: caller.ends, 2.0)
+    run(test)
+
+
+@pytest.mark.parametrize("blocking", [True, False], ids=["thread", "loop"])
+def test_a_caller_for_another_loop_is_sent_away(behind: Any, context: Context, address: str, Caller: Any, until: Any, blocking: bool) -> None:
+    server = behind(address)
+
+    async def test() -> None:
+        caller = Caller(context, server.addresses[0], loop=asyncio.get_running_loop(), hello="older")
+        caller.session.send(Note(b"for the older"))
+        assert await until(lambda: caller.ends)
+        assert caller.ends == [f"the loop older is gone; loop listens at {server.addresses[0]} now"]
+    if blocking:
+        caller = Caller(context, server.addresses[0], hello="older")
+        caller.session.send(Note(b"for the older"))
+        assert caller.until(lambda: caller.ends)
+        assert "the loop older is gone" in caller.ends[0]
+    else:
+        run(test)
+    assert server.echo.seen == []
+    assert server.echo.opened == []
+
+
+def test_replies_after_the_end_do_no_harm(context: Context, address: str, Caller: Any, Echo: Any, until: Any) -> None:
+    async def test() -> None:
+        running = asyncio.get_running_loop()
+        echo = Echo(context, running)
+        bound = echo.server.bind(address)
+        caller = Caller(context, bound, loop=running)
+        assert await until(lambda: echo.opened)
+        peer = echo.opened[0]
+        caller.session.close()
+        assert await until(lambda: echo.gone)
+        peer.send(Note(b"late"))
+        echo.server.close()
+        for note in notes(200):  # a service that ends after its listener
+            peer.send(note)
+        peer.flush()
+        echo.server.close()
+        await asyncio.sleep(0)
+    run(test)
+
+
+def test_a_caller_in_memory_or_on_the_system_that_drops_its_link_is_noticed(context: Context, kind: str, address: str, Caller: Any, Echo: Any, until: Any) -> None:
+    if kind == "inproc":
+        pytest.skip("has no connections to watch; a caller in the same process says goodbye")
+
+    async def test() -> None:
+        running = asyncio.get_running_loop()
+        echo = Echo(context, running)
+        caller = Caller(context, echo.server.bind(address), loop=running)
+        assert await until(lambda: echo.opened)
+        caller.session._link.close()  # without a goodbye
+        assert await until(lambda: echo.gone, 1.0)
+        echo.server.close()
+    run(test)
+
+
+# -- bad input -----------------------------------------------------------------------------------------------------
+
+
+class Raw:
+    """Sends any frames at all."""
+
+    def __init__(self, context: Context, address: str) -> None:
+        where = parse(address)
+        self.dealer: zmq.Socket[bytes] | None = None
+        if where.scheme == "memory":
+            self.link = MemoryConnection(context, where)
+        else:
+            self.dealer = context.socket(zmq.DEALER)
+            self.dealer.connect(address)
+
+    def send(self, *frames: bytes) -> None:
+        if self.dealer is not None:
+            self.dealer.send_multipart(frames)
+        else:
+            self.link.send(frames)
+
+    def receive(self) -> Any:
+        if self.dealer is not None:
+            return self.dealer.recv_multipart(zmq.NOBLOCK) if self.dealer.poll(0) else None
+        return self.link.receive()
+
+    def close(self) -> None:
+        self.dealer.close(0) if self.dealer is not None else self.link.close()
+
+
+def packed(*batch: Any) -> bytes:
+    return envelope.pack([envelope.encode(message) for message in batch])
+
+
+def test_malformed_messages_are_counted_logged_once_per_peer_and_dropped(
+        context: Context, address: str, Caller: Any, Echo: Any, until: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        running = asyncio.get_running_loop()
+        echo = Echo(context, running)
+        bound = echo.server.bind(address)
+        raws = [Raw(context, bound) for _ in range(3)]
+        for raw in raws:
+            for _ in range(5):
+                raw.send(b"\x01junk")
+            raw.send(b"")
+            raw.send(packed(Note(b"")), b"a frame too many")
+            raw.send(*[b"\x01\x90"] + [b""] * envelope.FRAMES)
+        assert await until(lambda: echo.server.malformed == 24)
+        assert len(caplog.records) == 3
+        raws[0].send(packed(Hello(b"", "raw"), Note(b"good")))
+        assert await until(lambda: echo.seen == [Note(b"good")])
+        raws[0].send(packed(Hello(b"", "raw")))
+        assert await until(lambda: echo.server.malformed == 25)
+        assert len(caplog.records) == 3
+        for raw in raws:
+            raw.close()
+        if parse(bound).scheme != "inproc":
+            assert await until(lambda: not echo.server._blamed and not echo.server.peers)
+        echo.server.close()
+        assert not echo.server._blamed
+    with caplog.at_level(logging.WARNING, "pyzmp.transport"):
+        run(test)
+
+
+def test_messages_before_the_greeting_are_dropped(context: Context, address: str, Echo: Any, until: Any) -> None:
+    async def test() -> None:
+        echo = Echo(context, asyncio.get_running_loop())
+        raw = Raw(context, echo.server.bind(address))
+        raw.send(packed(Request(1, "n", "s", 1.0, b""), Hello(b"", "raw"), Note(b"dropped with the batch")))
+        raw.send(packed(Goodbye("never mind")))
+        raw.send(packed(Hello(b"", "raw"), Note(b"good")))
+        assert await until(lambda: echo.seen)
+        assert echo.seen == [Note(b"good")]
+        assert echo.server.malformed == 1
+        raw.close()
+        echo.server.close()
+    run(test)
+
+
+def test_a_foreign_version_is_answered_once(context: Context, address: str, Echo: Any, until: Any) -> None:
+    async def test() -> None:
+        echo = Echo(context, asyncio.get_running_loop())
+        raw = Raw(context, echo.server.bind(address))
+        got: list[Any] = []
+
+        def answered() -> bool:
+            frames = raw.receive()
+            got.extend([frames] if frames else [])
+            return bool(got)
+        for _ in range(3):
+            raw.send(b"\x07\x91\x92\x0b\xc4\x00")
+        assert await until(answered)
+        assert envelope.unpack(got[0]) == [
+            Parcel(Goodbye("a message of version 7 of the wire format; this is version 1"))]
+        assert await until(lambda: echo.server.malformed == 3)
+        raw.send(packed(Hello(b"", "raw")))
+        assert await until(lambda: echo.server.peers)
+        got.clear()
+        assert await until(answered)
+        assert envelope.unpack(got[0]) == [Parcel(Welcome("loop"))]
+        raw.close()
+        echo.server.close()
+    run(test)
+
+
+def test_a_listener_that_sends_nonsense_does_not_end_the_session(context: Context, address: str, Caller: Any, Echo: Any, until: Any,
+                                                                 caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        running = asyncio.get_running_loop()
+        echo = Echo(context, running)
+        caller = Caller(context, echo.server.bind(address), loop=running)
+        assert await until(lambda: caller.session.welcome)
+        for _ in range(5):
+            echo.server.transmit(echo.opened[0], [b"\x01junk"])
+        caller.session.send(Note(b"good"))
+        assert await until(lambda: caller.got)
+        assert caller.session.malformed == 5
+        assert len(caplog.records) == 1
+        caller.session.close()
+        echo.server.close()
+    with caplog.at_level(logging.WARNING, "pyzmp.transport"):
+        run(test)
+
+
+# -- errors in what is called back ---------------------------------------------------------------------------------
+
+
+def test_an_error_in_a_handler_is_logged_and_the_rest_goes_on(context: Context, address: str, Caller: Any, until: Any,
+                                                              caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        running = asyncio.get_running_loop()
+        seen: list[Any] = []
+
+        def fails(*values: Any) -> None:
+            seen.append(values[-1])
+            raise ValueError("the handler's own")
+        server = Server(context, running, "loop", on_parcel=fails, on_open=fails, on_end=fails)
+        bound = server.bind(address)
+        ends: list[str] = []
+
+        def over(reason: str) -> None:
+            ends.append(reason)
+            raise ValueError
+        got: list[Any] = []
+
+        def arrived(parcel: Parcel) -> None:
+            got.append(parcel.message)
+            raise ValueError
+        session = Session(context, bound, Hello(session_id(), "t"), on_parcel=arrived, on_end=over)
+        session.attach(running)
+        for note in notes(500):
+            session.send(note)
+        assert await until(lambda: len(seen) == 501)
+        for note in notes(100):
+            server.peers[0].send(note)
+        assert await until(lambda: got == notes(100))
+        other = Caller(context, bound, loop=running)
+        assert await until(lambda: other.session.welcome)
+        session.close()
+        assert await until(lambda: len(server.peers) == 1)
+        server.close()
+        assert await until(lambda: other.ends)
+        assert len(seen) == 504
+        assert len(ends) == 1
+    with caplog.at_level(logging.CRITICAL, "pyzmp.transport"):
+        run(test)
+
+
+def test_an_interruption_loses_no_messages(context: Context, address: str, Caller: Any, until: Any) -> None:
+    """A Ctrl-C ends the loop's run in the middle of a batch; run again, the loop goes on with the next message."""
+    running = asyncio.new_event_loop()
+    seen: list[Any] = []
+
+    def interrupted(_: Peer, parcel: Parcel) -> None:
+        seen.append(parcel.message)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    async def begin() -> tuple[Server, Any]:
+        server = Server(context, running, "loop", on_parcel=interrupted)
+        caller = Caller(context, server.bind(address), loop=running)
+        assert await until(lambda: caller.session.welcome)
+        return server, caller
+    server, caller = running.run_until_complete(begin())
+
+    async def send() -> None:
+        for note in notes(6):
+            caller.session._transmit([packed(note)])
+        assert await until(lambda: len(seen) == 6)
+    with pytest.raises(KeyboardInterrupt):
+        running.run_until_complete(send())
+    assert running.run_until_complete(until(lambda: len(seen) == 6))
+    assert seen == notes(6)
+    caller.session.close()
+    server.close()
+    running.run_until_complete(asyncio.sleep(0))
+    for task in asyncio.all_tasks(running):
+        task.cancel()
+    running.run_until_complete(asyncio.sleep(0))
+    running.close()
+
+
+def test_ends_whose_loop_is_closed_can_be_closed_and_leave_nothing(context: Context, address: str, Caller: Any, Echo: Any, until: Any) -> None:
+    kept: list[Any] = []
+
+    async def test() -> None:
+        running = asyncio.get_running_loop()
+        echo = Echo(context, running)
+        caller = Caller(context, echo.server.bind(address), loop=running)
+        assert await until(lambda: caller.session.welcome)
+        kept.extend([echo, caller])
+    run(test)
+    echo, caller = kept
+    caller.session.send(Note(b"to nobody"))
+    echo.opened[0].send(Note(b"to nobody"))
+    caller.session.close()
+    echo.server.close()
+    assert len(caller.ends) == 1
+
+
+# -- several addresses ---------------------------------------------------------------------------------------------
+
+
+def test_a_message_that_comes_while_another_address_is_served_is_not_forgotten(context: Context, place: Any, until: Any, Caller: Any) -> None:
+    """Sending to a peer takes the notice that something has come from it, also within another address's turn."""
+    async def test() -> None:
+        running = asyncio.get_running_loop()
+        seen: list[Any] = []
+
+        def relay(peer: Peer, parcel: Parcel) -> None:
+            seen.append(parcel.message)
+            for other in server.peers:
+                if other is not peer:
+                    other.send(Cancel(1))
+                    other.flush()
+        server = Server(context, running, "loop", on_parcel=relay)
+        callers = [Caller(context, server.bind(place(kind)), loop=running) for kind in ("ipc", "tcp", "inproc", "memory")]
+        assert await until(lambda: len(server.peers) == 4)
+        for turn in range(100):
+            for caller in callers:
+                caller.session.send(End(turn))
+            assert await until(lambda: len(seen) == 4 * (turn + 1), 2.0), (turn, len(seen))  # noqa: B023
+        assert await until(lambda: all(len(caller.got) == 300 for caller in callers))
+        for caller in callers:
+            caller.session.close()
+        server.close()
+    run(test)
+
+
+def test_a_busy_address_leaves_the_loop_its_turns(context: Context, address: str, Caller: Any, Echo: Any, until: Any) -> None:
+    async def test() -> None:
+        running = asyncio.get_running_loop()
+        echo = Echo(context, running)
+        most = 0
+        caller = Caller(context, echo.server.bind(address), loop=running)
+        assert await until(lambda: caller.session.welcome)
+        for note in notes(20_000):
+            caller.session.send(note)
+        while len(caller.got) < 20_000:
+            before = len(echo.seen)
+            await asyncio.sleep(0)
+            most = max(most, len(echo.seen) - before)
+        assert most <= 3 * (loop.DRAIN + GATHER)  # in one turn: a notice, and a drain that was asked for
+        caller.session.close()
+        echo.server.close()
+    run(test)
+
+
+def test_one_address_is_left_and_the_others_stay(context: Context, place: Any, Caller: Any, Echo: Any, until: Any) -> None:
+    async def test() -> None:
+        running = asyncio.get_running_loop()
+        echo = Echo(context, running)
+        first, second = echo.server.bind(place("ipc")), echo.server.bind(place("tcp"))
+        assert echo.server.addresses == [first, second]
+        left, stays = Caller(context, first, loop=running), Caller(context, second, loop=running)
+        assert await until(lambda: left.session.welcome and stays.session.welcome)
+        echo.server.unbind(first)
+        echo.server.unbind(first)
+        assert await until(lambda: left.ends == ["the listener closes"])
+        stays.session.send(Note(b"still"))
+        assert await until(lambda: stays.got)
+        assert echo.server.addresses == [second]
+        stays.session.close()
+        echo.server.close()
+    run(test)
+
+
+def test_a_second_listener_is_refused_and_the_first_goes_on(context: Context, address: str, Caller: Any, Echo: Any, until: Any,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "REBIND", 0.05)
+
+    async def test() -> None:
+        running = asyncio.get_running_loop()
+        echo = Echo(context, running)
+        bound = echo.server.bind(address)
+        second = Server(context, running, "second", on_parcel=lambda peer, parcel: None)
+        with pytest.raises(AddressInUse, match="cannot be bound"):
+            second.bind(bound)
+        assert second.addresses == []
+        caller = Caller(context, bound, loop=running)
+        assert await until(lambda: caller.session.welcome == Welcome("loop"))
+        caller.session.close()
+        echo.server.close()
+        assert second.bind(bound) == bound
+        second.close()
+    run(test)
+
+
+def test_beyond_loopback_a_server_refuses_to_listen(context: Context) -> None:
+    async def test() -> None:
+        server = Server(context, asyncio.get_running_loop(), "loop", on_parcel=lambda peer, parcel: None)
+        with pytest.raises(InvalidAddress, match="insecure=True"):
+            server.bind("tcp://0.0.0.0:*")
+        bound = server.bind("tcp://0.0.0.0:*", insecure=True)
+        assert bound.startswith("tcp://0.0.0.0:")
+        server.close()
+    run(test)
