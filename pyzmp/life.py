@@ -77,24 +77,25 @@ class LivingNode(CoProcess):
     async def _lives(self, control: Control) -> int | None:
         """The node's whole life, on the running loop."""
         running_node.set(self)
-        loop, task, stop = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
-        early = False
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        begun, stop, early = asyncio.Event(), asyncio.Event(), False
 
         def told() -> None:
             nonlocal early
             stop.set()
-            if self._life.home is None and task is not None:
+            if not begun.is_set() and task is not None:
                 early = True
                 task.cancel()
         control.on_stop(lambda: _call(loop, told))
         try:
-            return await self._serves(control, stop)
+            return await self._serves(control, begun, stop)
         except asyncio.CancelledError:
             if early:
                 raise StartError(f"{self.name!r} was told to stop before it was ready") from None
             raise
 
-    async def _serves(self, control: Control, stop: asyncio.Event) -> int | None:
+    async def _serves(self, control: Control, begun: asyncio.Event, stop: asyncio.Event) -> int | None:
+        """Start, which ends with *begun*, and serve until *stop*."""
         loop, here = asyncio.get_running_loop(), runtime.current()
         status: list[int | None] = []
         host = Host.of(here, loop)
@@ -115,6 +116,7 @@ class LivingNode(CoProcess):
             own = replace(self._registered(here), addresses=tuple(addresses))
             guest.incarnation = own.incarnation
             host.add(guest)
+            begun.set()
             position = await here.announce([own, *self._service_facts(here, guest)])
             tasks = self._tasks(guest, args, kwargs, stop, status)
             self._life.home = _Home(host, guest, tasks)

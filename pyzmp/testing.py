@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pyzmp.node import Kind, Node
+    from pyzmp.life import Kind
+    from pyzmp.node import Node
 
-GRACE = 2.0  # seconds in which what a test stopped may go on ending
+GRACE = 1.0  # seconds in which what a test stopped may go on ending
 
 
 class Start:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Coroutine
@@ -39,21 +40,22 @@ class ServiceMethod(Generic[P, R_co, L_co]):
         self.name = name or function.__name__
         self.timeout = None if timeout is None else seconds(timeout)
         self.idempotent, self.worker = idempotent, worker
-        self._cls = ""
+        self._cls = function.__qualname__.rpartition(".")[0]
+        self._owner: type | None = None
+        self._attribute = ""
+        self._signature: Signature | None = None
         self._declared: Declared | None = None
         self._service: Service[P, R_co] | None = None
         functools.update_wrapper(cast("Callable[..., Any]", self), function)
+        with contextlib.suppress(Unresolved):  # a name that is defined later: looked up again when it is needed
+            self.signature()
 
     @property
     def __isabstractmethod__(self) -> bool:
         return bool(getattr(self.function, "__isabstractmethod__", False))
 
     def __set_name__(self, owner: type, attribute: str) -> None:
-        self._cls = owner.__qualname__
-        try:
-            self.declared()
-        except Unresolved:  # a name that its module defines later: looked up again when it is needed
-            self._declared = None
+        self._owner, self._attribute, self._cls = owner, attribute, owner.__qualname__
 
     @overload
     def __get__(self, instance: None, owner: type[Any]) -> Service[P, R_co]: ...
@@ -70,22 +72,45 @@ class ServiceMethod(Generic[P, R_co, L_co]):
 
     def of_node(self, node: str | None) -> Service[P, R_co]:
         """The service, of every provider or of one *node*."""
-        return Service(self.name, node=node, declared=self.declared)
+        declared = self.declared if self._owner is None else _Declaration(self._owner, self._attribute)
+        return Service(self.name, node=node, declared=declared)
 
     def declared(self) -> Declared:
         """What callers know of it.  Raises InvalidAnnotation for annotations that cannot be checked."""
         if self._declared is None:
+            self._declared = Declared(self._cls, self.signature(), self.timeout)
+        return self._declared
+
+    def signature(self) -> Signature:
+        """What it takes and returns.  Raises InvalidAnnotation for annotations that cannot be checked."""
+        if self._signature is None:
             try:
-                signature = Signature.of(self.function, drop_first=True)
+                self._signature = Signature.of(self.function, drop_first=True)
             except Unresolved:
                 raise
             except InvalidAnnotation as error:
                 raise InvalidAnnotation(f"service {self._cls}.{self.name}: {error}") from error
-            self._declared = Declared(self._cls, signature, self.timeout)
-        return self._declared
+        return self._signature
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_declared": None, "_service": None}
+        return {**self.__dict__, "_signature": None, "_declared": None, "_service": None}
+
+
+class _Declaration:
+    """What a class declares of one service; it travels as the class and the attribute."""
+
+    def __init__(self, owner: type, attribute: str) -> None:
+        self._owner, self._attribute = owner, attribute
+        self._declared: Declared | None = None
+
+    def __call__(self) -> Declared:
+        declared = self._declared
+        if declared is None:
+            declared = self._declared = inspect.getattr_static(self._owner, self._attribute).declared()
+        return declared
+
+    def __reduce__(self) -> Any:
+        return _Declaration, (self._owner, self._attribute)
 
 
 class _Decorator(Protocol):

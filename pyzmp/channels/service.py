@@ -19,6 +19,7 @@ from pyzmp.protocol import codec
 from pyzmp.protocol.calls import Ask, Outcome, Result, unknown
 from pyzmp.protocol.deadline import Deadline, seconds
 from pyzmp.protocol.facts import Provider
+from pyzmp.protocol.graph import Facts
 from pyzmp.protocol.schema import Signature
 from pyzmp.sessions import Target
 
@@ -157,7 +158,9 @@ class Service(Generic[P, R_co]):
     def found(self) -> Sequence[Target]:
         """The live providers as this process knows them, without waiting but for its very first look."""
         here = runtime.current()
-        facts = here.facts()
+        return self._among(here, here.facts())
+
+    def _among(self, here: runtime.Runtime, facts: Facts) -> Sequence[Target]:
         providers = facts.providers(self.name) if self.node is None else facts.provider(self.node, self.name)
         known = self._known
         if known[0] is not providers and known[0] != providers:
@@ -197,8 +200,11 @@ class Service(Generic[P, R_co]):
 
     def __repr__(self) -> str:
         shown = self._declaration().signature.text if self._declaration is not None else "(...)"
-        nodes = sorted({target.node for target in self._known[1]} | ({self.node} if self.node else set()))
-        return f"<Service {self.name}{shown}{': ' if nodes else ''}{', '.join(nodes)}>"
+        nodes = {self.node} if self.node else set()
+        if runtime.in_use():
+            here = runtime.current()
+            nodes |= {target.node for target in self._among(here, here.replica.view.facts)}
+        return f"<Service {self.name}{shown}{': ' if nodes else ''}{', '.join(sorted(nodes))}>"
 
     # How.
 

@@ -93,11 +93,13 @@ def _reason(error: Exception) -> str:
 
 
 def _blamed(owner: Any) -> Iterator[str]:
-    """Names the attributes of ``owner`` that cannot be pickled."""
+    """Names the attributes of ``owner`` that cannot be pickled, those first that fail by themselves."""
     state = owner.__getstate__() if hasattr(owner, "__getstate__") else getattr(owner, "__dict__", None)
-    for key, value in (state if isinstance(state, dict) else {}).items():
-        for path, part in _unpicklable(key.lstrip("_"), value, 3):
-            yield f"attribute {path!r} ({type(part).__name__})"
+    found = [each for key, value in (state if isinstance(state, dict) else {}).items()
+             for each in _unpicklable(key.lstrip("_"), value, 3)]
+    # A container fails for what is in it, and a method of the owner's for another attribute.
+    found.sort(key=lambda each: isinstance(each[1], (dict, list, tuple)) or getattr(each[1], "__self__", None) is owner)
+    return (f"attribute {path!r} ({type(part).__name__})" for path, part in found)
 
 
 def _unpicklable(path: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:

@@ -10,7 +10,8 @@ from pyzmp.exceptions import CannotTravel, InvalidCall
 from pyzmp.protocol.calls import Ask, Caller, Outcome, died, timed_out
 from pyzmp.protocol.envelope import Hello, Parcel
 from pyzmp.transport.context import Context
-from pyzmp.transport.loop import Session, guarded, session_id
+from pyzmp.transport.loop import Session, session_id
+from pyzmp.transport.outbox import guarded
 
 Done = Callable[[Outcome], object]
 

@@ -32,7 +32,7 @@ NEVER = 1 << 30  # milliseconds until a lost connection would be made again: it 
 QUEUE = 65536  # messages in a socket's own queue: far above any window, so that it never decides
 CLOSING = 1000  # milliseconds that the end of a listener may take, at most
 REBIND = 1.0  # seconds in which a port that was just left may still be taken
-ZERO_COPY = 1 << 20  # bytes from which on a frame is sent without a copy; below it the copy costs less than the bookkeeping
+ZERO_COPY = 1 << 20  # bytes from which on a frame is sent without a copy; below it a copy costs no more
 PATIENCE = 86400.0  # seconds that one wait takes, at most: the system counts in milliseconds, with 31 bits
 LOOK = 0.05  # seconds after which a thread looks again at what cannot wake it
 
@@ -244,6 +244,8 @@ class Listener:
             for end in (self._socket, self._monitor):
                 self._loop.remove_reader(_descriptor(end))
         self._context.leaves(self.address, listens=True)
+        if self.address.scheme == "inproc":  # a close alone frees the name at some later moment
+            self._socket.unbind(str(self.address))
         self._discard()
 
     def _discard(self) -> None:

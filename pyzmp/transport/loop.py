@@ -3,9 +3,6 @@
 A `Session` is the caller's end.  It is driven by whoever calls `pump`: an asyncio loop that it is
 attached to, or a thread that blocks in `wait`.  A `Server` is the listening end, on one asyncio
 loop, with any number of addresses; each caller that has greeted is a `Peer`.
-
-The flush rule: a message goes out in the call that makes it, unless another went out in this turn
-of the loop; the rest goes when the turn ends, or when `GATHER` messages or bytes are there.
 """
 
 from __future__ import annotations
@@ -23,70 +20,14 @@ from pyzmp.transport.address import Address, check_bind, parse
 from pyzmp.transport.context import Context
 from pyzmp.transport.link import Connection, Frames, Listener
 from pyzmp.transport.memory import MemoryConnection, MemoryListener
+from pyzmp.transport.outbox import Outbox, guarded, soon
 
-GATHER = 64  # messages that go out together, at most
-GATHER_BYTES = 64 * 1024
 DRAIN = 256  # messages that one address handles before the loop's other business has its turn
 FAREWELL = 64  # turns after which a caller that left is forgotten, though there is more to read
 BLAMED = 1024  # peers whose first malformed message is remembered, at most
 NO_ROOM = "the connection ended or has no room"
 
 log = logging.getLogger("pyzmp.transport")
-
-
-class _Outbox:
-    """What one end has to send, by the flush rule.  Without a loop everything goes at once."""
-
-    __slots__ = ("_buffers", "_gathered", "_loop", "_send", "_size", "_turn")
-
-    def __init__(self, send: Callable[[Sequence[Buffer]], bool], loop: asyncio.AbstractEventLoop | None) -> None:
-        self._send = send
-        self._loop = loop
-        self._gathered: list[bytes] = []
-        self._buffers: list[Buffer] = []
-        self._size = 0
-        self._turn = False
-
-    def put(self, message: Message, buffers: Sequence[Buffer]) -> None:
-        encoded = envelope.encode(message)
-        size = envelope.size_of(encoded, buffers)
-        if not self._turn:
-            self._turn = _soon(self._loop, self._end_turn)
-            self._send([envelope.pack([encoded]), *buffers])
-            return
-        if self._size + size > GATHER_BYTES or len(self._buffers) + len(buffers) > GATHER:
-            self.flush()  # first: together they might go beyond what a peer takes
-        self._gathered.append(encoded)
-        self._buffers.extend(buffers)
-        self._size += size
-        if len(self._gathered) >= GATHER or self._size >= GATHER_BYTES or len(self._buffers) >= GATHER:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._gathered:
-            frames = [envelope.pack(self._gathered), *self._buffers]
-            self._gathered, self._buffers, self._size = [], [], 0
-            self._send(frames)
-
-    def _end_turn(self) -> None:
-        self._turn = False
-        self.flush()
-
-
-def _soon(loop: asyncio.AbstractEventLoop | None, callback: Callable[..., object], *args: object) -> bool:
-    """Have *loop* call back; False where there is none, or it is closed and has no turns any more."""
-    if loop is None or loop.is_closed():
-        return False
-    loop.call_soon(callback, *args)
-    return True
-
-
-def guarded(callback: Callable[..., object], *args: object) -> None:
-    """Call back.  An error there is logged, and what has come behind goes on."""
-    try:
-        callback(*args)
-    except Exception:
-        log.exception("%r failed", callback)
 
 
 class Session:
@@ -114,12 +55,12 @@ class Session:
         self._held: list[tuple[Message, Sequence[Buffer]]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._link = _connect(context, parsed)
-        self._outbox = _Outbox(self._transmit, None)
+        self._outbox = Outbox(self._transmit, None)
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let *loop*, which is the running one, pump from now on."""
         self._loop = loop
-        self._outbox = _Outbox(self._transmit, loop)
+        self._outbox = Outbox(self._transmit, loop)
         self._link.attach(loop, self.pump)
 
     def wait(self, timeout: float) -> None:
@@ -154,7 +95,7 @@ class Session:
     def _pump_soon(self) -> None:
         """Pump in the loop's next turn, where there is one; once, however often it is asked for."""
         if not self._due:
-            self._due = _soon(self._loop, self._pump_due)
+            self._due = soon(self._loop, self._pump_due)
 
     def _pump_due(self) -> None:
         self._due = False
@@ -199,7 +140,7 @@ class Session:
         done = self._link.send(frames)
         self.sent |= done
         if not done:
-            if not _soon(self._loop, self._end, NO_ROOM):
+            if not soon(self._loop, self._end, NO_ROOM):
                 self._end(NO_ROOM)
         elif self._loop is not None and not self._pumping and self._link.pending():
             self._pump_soon()  # sending took the notice that something has come
@@ -251,7 +192,7 @@ class Peer:
         self.key = key
         self.hello = hello
         self.state: object = None  # for the room above
-        self._outbox = _Outbox(lambda frames: server.transmit(self, frames), server.loop)
+        self._outbox = Outbox(lambda frames: server.transmit(self, frames), server.loop)
 
     def send(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
         """Send by the flush rule; dropped where the caller is gone.
@@ -351,7 +292,7 @@ class Server:
 
     def _drain_soon(self, address: str) -> None:
         """Drain in the loop's next turn; once, however often it is asked for."""
-        if address not in self._due and _soon(self.loop, self._drain_due, address):
+        if address not in self._due and soon(self.loop, self._drain_due, address):
             self._due.add(address)
 
     def _drain_due(self, address: str) -> None:

@@ -10,6 +10,8 @@ from pyzmp.launchers.base import Control, Handle, Living, end
 
 
 class Fake(Handle):
+    ends_silently = True
+
     """Ends when it is asked in the way that it listens to."""
 
     def __init__(self, listens_to: str) -> None:

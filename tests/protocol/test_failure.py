@@ -35,7 +35,7 @@ class Demanding(Exception):
 
 
 class Stubborn(Exception):
-    def __new__(cls, *args: object, **more: object) -> Stubborn:
+    def __new__(cls, *args: object, **more: object) -> Any:
         if "allowed" not in more:
             raise SystemExit("made behind the user's back")
         return super().__new__(cls, *args)
@@ -92,11 +92,15 @@ def there(error: BaseException, *, node: str = "kitchen", service: str | None = 
 
 
 @pytest.mark.parametrize("error", [
-    ValueError("text", 3), KeyError("key"), KeyError(("a", 1)), ZeroDivisionError(), Plain("x"), Both("k"), Local.Inner(1),
+    ValueError("text", 3), KeyError("key"), KeyError(("a", 1)), ZeroDivisionError(), Plain("x"), Both("k"),
+    Local.Inner(1),
     UnicodeDecodeError("utf-8", b"\xff\xfe", 0, 1, "invalid start byte"), OSError(2, "gone"), IndexError(None),
-    FileNotFoundError(2, "gone", "a.txt"), OSError(18, "crosses", "a", None, "b"), subprocess.CalledProcessError(3, "ls"),
-    UnicodeEncodeError("ascii", "é", 0, 1, "ordinal"), SyntaxError("bad", ("f.py", 1, 2, "x y", 1, 3)), TimeoutError("late"),
-    asyncio.TimeoutError(), ConnectionResetError(104, "reset"), MemoryError(), RecursionError("deep"), ImportError("no", name="x"),
+    FileNotFoundError(2, "gone", "a.txt"), OSError(18, "crosses", "a", None, "b"), subprocess.CalledProcessError(3,
+        "ls"),
+    UnicodeEncodeError("ascii", "é", 0, 1, "ordinal"), SyntaxError("bad", ("f.py", 1, 2, "x y", 1, 3)),
+    TimeoutError("late"),
+    asyncio.TimeoutError(), ConnectionResetError(104, "reset"), MemoryError(), RecursionError("deep"),
+    ImportError("no", name="x"),
     NameError("who", name="x"), AttributeError("which", name="y"), Slotted("s"), NotImplementedError(), EOFError()],
     ids=lambda error: type(error).__name__)
 def test_an_exception_keeps_its_type_text_arguments_and_attributes(error: Exception) -> None:
@@ -222,7 +226,8 @@ def cyclic() -> list[Any]:
 
 @pytest.mark.parametrize("value", [
     threading.Lock(), deep(), cyclic(), "x" * 10_000_000, bytes(10_000_000), bytearray(20_000), lambda: None,
-    object(), list(range(200_000)), "\ud800", Mute(), sys, type("Odd", (), {"__reduce__": None})()], ids=lambda value: type(value).__name__)
+    object(), list(range(200_000)), "\ud800", Mute(), sys, type("Odd", (), {"__reduce__": None})()], ids=
+    lambda value: type(value).__name__)
 def test_attributes_that_cannot_travel_are_named(value: object) -> None:
     error = Plain("text", value)
     error.good, error.bad = 1, value  # type: ignore[attr-defined]
@@ -317,19 +322,24 @@ def test_arbitrary_bytes_become_an_error_and_never_raise(body: bytes) -> None:
     assert is_safe(failure.rebuild(body))
 
 
-leaves = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.binary(max_size=8), st.sampled_from(
-    ["builtins:ValueError", "builtins:OSError", "builtins:eval", "os:system", "builtins:StopIteration", "builtins:KeyError",
-     "builtins:UnicodeDecodeError", "builtins:ExceptionGroup", "pyzmp.exceptions:CallTimeout", f"{__name__}:Demanding", "sys:modules",
+leaves = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.binary(max_size=8),
+    st.sampled_from(
+    ["builtins:ValueError", "builtins:OSError", "builtins:eval", "os:system", "builtins:StopIteration",
+        "builtins:KeyError",
+     "builtins:UnicodeDecodeError", "builtins:ExceptionGroup", "pyzmp.exceptions:CallTimeout",
+     f"{__name__}:Demanding", "sys:modules",
      "builtins:SyntaxError", "builtins:KeyboardInterrupt", ":", ""]))
 values = st.recursive(leaves, lambda inner: st.one_of(
     st.lists(inner, max_size=4), st.dictionaries(st.one_of(st.text(max_size=5), st.sampled_from(
-        ["args", "errno", "filename", "__class__", "__dict__", "__cause__", "__notes__", "name"])), inner, max_size=4)), max_leaves=12)
+        ["args", "errno", "filename", "__class__", "__dict__", "__cause__", "__notes__", "name"])), inner,
+        max_size=4)), max_leaves=12)
 forms = st.fixed_dictionaries(
     {"type": values, "message": values, "args": values, "state": values, "notes": values, "trace": values,
      "nodes": values, "service": values, "lost": values}, optional={"cause": values})
 whole = st.fixed_dictionaries(
     {"type": leaves, "message": leaves, "args": st.lists(values, max_size=5), "state": st.dictionaries(st.sampled_from(
-        ["errno", "filename", "name", "path", "__class__", "__traceback__", "x"]), values), "notes": st.lists(values, max_size=2),
+        ["errno", "filename", "name", "path", "__class__", "__traceback__", "x"]), values), "notes": st.lists(values,
+        max_size=2),
      "trace": leaves, "nodes": st.lists(leaves, max_size=2), "service": leaves, "lost": st.lists(leaves, max_size=2)})
 
 
@@ -357,5 +367,6 @@ def test_modules_that_raise_when_looked_at_do_no_harm(monkeypatch: pytest.Monkey
             raise RuntimeError("looked at")
 
     monkeypatch.setitem(sys.modules, "trap", Trap())  # type: ignore[arg-type]
-    body = failure.describe(Plain("x"), node="n").replace(__name__.encode() + b":Plain", b"trap:" + b"x" * (len(__name__) + 1))
+    body = failure.describe(Plain("x"), node="n").replace(__name__.encode() + b":Plain",
+        b"trap:" + b"x" * (len(__name__) + 1))
     assert type(failure.rebuild(body)) is RemoteError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -123,8 +124,6 @@ class Caller:
 
     def until(self, condition: Callable[[], object], timeout: float = 5.0) -> bool:
         """Pump, as a thread that blocks, until *condition*."""
-        import time
-
         over = time.monotonic() + timeout
         while not condition() and time.monotonic() < over:
             self.session.pump()
@@ -148,11 +147,11 @@ def _until() -> Any:
     return until
 
 
-@pytest.fixture(name="Caller")
-def _caller() -> type[Caller]:
+@pytest.fixture
+def new_caller() -> type[Caller]:
     return Caller
 
 
-@pytest.fixture(name="Echo")
-def _echo() -> type[Echo]:
+@pytest.fixture
+def new_echo() -> type[Echo]:
     return Echo

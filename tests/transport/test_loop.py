@@ -17,8 +17,9 @@ from pyzmp.protocol.envelope import Buffer, Cancel, End, Goodbye, Hello, Note, P
 from pyzmp.transport import link, loop
 from pyzmp.transport.address import parse
 from pyzmp.transport.context import Context
-from pyzmp.transport.loop import GATHER, GATHER_BYTES, Peer, Server, Session, session_id
+from pyzmp.transport.loop import Peer, Server, Session, session_id
 from pyzmp.transport.memory import MemoryConnection
+from pyzmp.transport.outbox import GATHER, GATHER_BYTES, Outbox
 
 
 def notes(count: int) -> list[Note]:
@@ -36,9 +37,10 @@ def run(test: Callable[[], Any]) -> None:
 # -- both drivers --------------------------------------------------------------------------------------------------
 
 
-def test_a_thread_that_blocks_is_greeted_and_answered_in_order(behind: Any, context: Context, address: str, Caller: Any) -> None:
+def test_a_thread_that_blocks_is_greeted_and_answered_in_order(
+        behind: Any, context: Context, address: str, new_caller: Any) -> None:
     server = behind(address)
-    caller = Caller(context, server.addresses[0])
+    caller = new_caller(context, server.addresses[0])
     for note in notes(500):
         caller.session.send(note)
     assert not caller.session.sent
@@ -49,12 +51,13 @@ def test_a_thread_that_blocks_is_greeted_and_answered_in_order(behind: Any, cont
     assert caller.ends == ["the session was closed here"]
 
 
-def test_a_loop_is_greeted_and_answered_in_order(context: Context, address: str, Caller: Any, Echo: Any, until: Any) -> None:
+def test_a_loop_is_greeted_and_answered_in_order(
+        context: Context, address: str, new_caller: Any, new_echo: Any, until: Any) -> None:
     async def test() -> None:
         running = asyncio.get_running_loop()
-        echo = Echo(context, running)
+        echo = new_echo(context, running)
         bound = echo.server.bind(address)
-        caller = Caller(context, bound, loop=running)
+        caller = new_caller(context, bound, loop=running)
         for note in notes(5000):
             caller.session.send(note)
         assert await until(lambda: len(caller.got) == 5000)
@@ -68,7 +71,8 @@ def test_a_loop_is_greeted_and_answered_in_order(context: Context, address: str,
 
 
 @pytest.mark.parametrize("blocking", [True, False], ids=["thread", "loop"])
-def test_buffers_of_every_size_arrive(behind: Any, context: Context, address: str, Caller: Any, until: Any, blocking: bool) -> None:
+def test_buffers_of_every_size_arrive(
+        behind: Any, context: Context, address: str, new_caller: Any, until: Any, blocking: bool) -> None:
     server = behind(address)
     sizes = [0, 1, link.ZERO_COPY - 1, link.ZERO_COPY, 300_000, 20_000_000]
     buffers: list[Buffer] = [os.urandom(min(size, 1000)) * (size // min(size, 1000) if size else 0) for size in sizes]
@@ -80,12 +84,12 @@ def test_buffers_of_every_size_arrive(behind: Any, context: Context, address: st
         caller.session.close()
 
     async def test() -> None:
-        caller = Caller(context, server.addresses[0], loop=asyncio.get_running_loop())
+        caller = new_caller(context, server.addresses[0], loop=asyncio.get_running_loop())
         caller.session.send(Reply(1, b"", len(buffers)), buffers)
         assert await until(lambda: caller.got)
         check(caller)
     if blocking:
-        caller = Caller(context, server.addresses[0])
+        caller = new_caller(context, server.addresses[0])
         caller.session.send(Reply(1, b"", len(buffers)), buffers)
         assert caller.until(lambda: caller.got)
         check(caller)
@@ -93,16 +97,17 @@ def test_buffers_of_every_size_arrive(behind: Any, context: Context, address: st
         run(test)
 
 
-def test_the_receiver_shares_no_memory_with_the_sender(context: Context, kind: str, address: str, Caller: Any, Echo: Any, until: Any) -> None:
+def test_the_receiver_shares_no_memory_with_the_sender(
+        context: Context, kind: str, address: str, new_caller: Any, new_echo: Any, until: Any) -> None:
     if kind not in ("memory", "inproc"):
         pytest.skip("the system copies")
 
     async def test() -> None:
         running = asyncio.get_running_loop()
-        echo = Echo(context, running)
+        echo = new_echo(context, running)
         got: list[Parcel] = []
         echo.server._on_parcel = lambda peer, parcel: got.append(parcel)
-        caller = Caller(context, echo.server.bind(address), loop=running)
+        caller = new_caller(context, echo.server.bind(address), loop=running)
         content = bytearray(b"a" * 200_000)
         caller.session.send(Reply(1, b"", 1), [content])
         assert await until(lambda: got)
@@ -113,18 +118,20 @@ def test_the_receiver_shares_no_memory_with_the_sender(context: Context, kind: s
     run(test)
 
 
-def test_many_sessions_are_served_and_forgotten(context: Context, address: str, Caller: Any, Echo: Any, until: Any) -> None:
+def test_many_sessions_are_served_and_forgotten(
+        context: Context, address: str, new_caller: Any, new_echo: Any, until: Any) -> None:
     async def test() -> None:
         running = asyncio.get_running_loop()
-        echo = Echo(context, running)
+        echo = new_echo(context, running)
         bound = echo.server.bind(address)
         for _ in range(2):  # the second time on the descriptors of the first
-            callers = [Caller(context, bound, loop=running) for _ in range(30)]
+            callers = [new_caller(context, bound, loop=running) for _ in range(30)]
             for number, caller in enumerate(callers):
                 for _ in range(10):
                     caller.session.send(Note(b"%d" % number))
             assert await until(lambda: all(len(caller.got) == 10 for caller in callers))  # noqa: B023
-            assert all({message.body for message in messages(caller)} == {b"%d" % number} for number, caller in enumerate(callers))
+            assert all({message.body for message in messages(caller)} == {b"%d" % number} for number,
+                caller in enumerate(callers))
             assert len(echo.server.peers) == 30
             for caller in callers:
                 caller.session.close()
@@ -134,13 +141,14 @@ def test_many_sessions_are_served_and_forgotten(context: Context, address: str, 
     run(test)
 
 
-def test_what_was_sent_before_leaving_is_handled(context: Context, address: str, Caller: Any, Echo: Any, until: Any) -> None:
+def test_what_was_sent_before_leaving_is_handled(
+        context: Context, address: str, new_caller: Any, new_echo: Any, until: Any) -> None:
     async def test() -> None:
         running = asyncio.get_running_loop()
-        echo = Echo(context, running)
+        echo = new_echo(context, running)
         bound = echo.server.bind(address)
         for _ in range(5):
-            caller = Caller(context, bound)
+            caller = new_caller(context, bound)
             assert caller.session.ended is None
             while not caller.session.sent:
                 caller.session.pump()
@@ -155,13 +163,14 @@ def test_what_was_sent_before_leaving_is_handled(context: Context, address: str,
     run(test)
 
 
-def test_the_answers_of_a_listener_that_leaves_arrive_before_its_end(context: Context, address: str, Caller: Any, Echo: Any, until: Any) -> None:
+def test_the_answers_of_a_listener_that_leaves_arrive_before_its_end(
+        context: Context, address: str, new_caller: Any, new_echo: Any, until: Any) -> None:
     async def test() -> None:
         running = asyncio.get_running_loop()
         for _ in range(20):
-            echo = Echo(context, running)
+            echo = new_echo(context, running)
             bound = echo.server.bind(address)
-            caller = Caller(context, bound)
+            caller = new_caller(context, bound)
             while not echo.opened:
                 caller.session.pump()
                 await asyncio.sleep(0)
@@ -193,7 +202,7 @@ class Sent:
 def test_a_message_leaves_at_once_and_the_rest_of_the_turn_together() -> None:
     async def test() -> None:
         sent = Sent()
-        outbox = loop._Outbox(sent, asyncio.get_running_loop())
+        outbox = Outbox(sent, asyncio.get_running_loop())
         for note in notes(10):
             outbox.put(note, ())
         assert sent.batches == [1]
@@ -209,7 +218,7 @@ def test_a_message_leaves_at_once_and_the_rest_of_the_turn_together() -> None:
 def test_what_is_gathered_leaves_when_it_is_many_or_large() -> None:
     async def test() -> None:
         sent = Sent()
-        outbox = loop._Outbox(sent, asyncio.get_running_loop())
+        outbox = Outbox(sent, asyncio.get_running_loop())
         for note in notes(1 + GATHER + 1):
             outbox.put(note, ())
         assert sent.batches == [1, GATHER]
@@ -224,7 +233,7 @@ def test_what_is_gathered_leaves_when_it_is_many_or_large() -> None:
 def test_no_batch_goes_beyond_what_a_peer_takes() -> None:
     async def test() -> None:
         sent = Sent()
-        outbox = loop._Outbox(sent, asyncio.get_running_loop())
+        outbox = Outbox(sent, asyncio.get_running_loop())
         for count in [1, 60, 1023, 60, 1023, 1023, 3]:
             outbox.put(Reply(1, b"", count), [b"x"] * count)
         with pytest.raises(CannotTravel):
@@ -237,13 +246,13 @@ def test_no_batch_goes_beyond_what_a_peer_takes() -> None:
 
 def test_without_a_loop_everything_leaves_at_once() -> None:
     sent = Sent()
-    outbox = loop._Outbox(sent, None)
+    outbox = Outbox(sent, None)
     for note in notes(3):
         outbox.put(note, ())
     assert sent.batches == [1, 1, 1]
     closed = asyncio.new_event_loop()
     closed.close()
-    outbox = loop._Outbox(sent, closed)
+    outbox = Outbox(sent, closed)
     outbox.put(Note(b""), ())
     assert sent.batches == [1, 1, 1, 1]
 
@@ -251,9 +260,10 @@ def test_without_a_loop_everything_leaves_at_once() -> None:
 # -- ends ----------------------------------------------------------------------------------------------------------
 
 
-def test_where_nobody_listens_the_session_ends_at_once(context: Context, kind: str, place: Any, Caller: Any) -> None:
+def test_where_nobody_listens_the_session_ends_at_once(
+        context: Context, kind: str, place: Any, new_caller: Any) -> None:
     address = "tcp://127.0.0.1:9" if kind == "tcp" else place(kind)
-    caller = Caller(context, address)
+    caller = new_caller(context, address)
     caller.session.send(Note(b"held"))
     assert caller.until(lambda: caller.ends, 1.0)
     assert caller.ends == ["nobody listens there"]
@@ -263,35 +273,38 @@ def test_where_nobody_listens_the_session_ends_at_once(context: Context, kind: s
     assert len(caller.ends) == 1
 
 
-def test_where_nobody_listens_a_loop_is_told(context: Context, kind: str, place: Any, Caller: Any, until: Any) -> None:
+def test_where_nobody_listens_a_loop_is_told(
+        context: Context, kind: str, place: Any, new_caller: Any, until: Any) -> None:
     async def test() -> None:
         address = "tcp://127.0.0.1:9" if kind == "tcp" else place(kind)
-        caller = Caller(context, address, loop=asyncio.get_running_loop())
+        caller = new_caller(context, address, loop=asyncio.get_running_loop())
         assert await until(lambda: caller.ends, 1.0)
         assert caller.ends == ["nobody listens there"]
     run(test)
 
 
-def test_a_caller_that_has_not_greeted_learns_that_the_listener_closed(context: Context, address: str, Caller: Any, Echo: Any) -> None:
+def test_a_caller_that_has_not_greeted_learns_that_the_listener_closed(
+        context: Context, address: str, new_caller: Any, new_echo: Any) -> None:
     async def test() -> None:
-        echo = Echo(context, asyncio.get_running_loop())
-        caller = Caller(context, echo.server.bind(address))
+        echo = new_echo(context, asyncio.get_running_loop())
+        caller = new_caller(context, echo.server.bind(address))
         echo.server.close()
         assert await asyncio.to_thread(caller.until, lambda: caller.ends, 2.0)
     run(test)
 
 
 @pytest.mark.parametrize("blocking", [True, False], ids=["thread", "loop"])
-def test_a_caller_for_another_loop_is_sent_away(behind: Any, context: Context, address: str, Caller: Any, until: Any, blocking: bool) -> None:
+def test_a_caller_for_another_loop_is_sent_away(
+        behind: Any, context: Context, address: str, new_caller: Any, until: Any, blocking: bool) -> None:
     server = behind(address)
 
     async def test() -> None:
-        caller = Caller(context, server.addresses[0], loop=asyncio.get_running_loop(), hello="older")
+        caller = new_caller(context, server.addresses[0], loop=asyncio.get_running_loop(), hello="older")
         caller.session.send(Note(b"for the older"))
         assert await until(lambda: caller.ends)
         assert caller.ends == [f"the loop older is gone; loop listens at {server.addresses[0]} now"]
     if blocking:
-        caller = Caller(context, server.addresses[0], hello="older")
+        caller = new_caller(context, server.addresses[0], hello="older")
         caller.session.send(Note(b"for the older"))
         assert caller.until(lambda: caller.ends)
         assert "the loop older is gone" in caller.ends[0]
@@ -301,12 +314,13 @@ def test_a_caller_for_another_loop_is_sent_away(behind: Any, context: Context, a
     assert server.echo.opened == []
 
 
-def test_replies_after_the_end_do_no_harm(context: Context, address: str, Caller: Any, Echo: Any, until: Any) -> None:
+def test_replies_after_the_end_do_no_harm(
+        context: Context, address: str, new_caller: Any, new_echo: Any, until: Any) -> None:
     async def test() -> None:
         running = asyncio.get_running_loop()
-        echo = Echo(context, running)
+        echo = new_echo(context, running)
         bound = echo.server.bind(address)
-        caller = Caller(context, bound, loop=running)
+        caller = new_caller(context, bound, loop=running)
         assert await until(lambda: echo.opened)
         peer = echo.opened[0]
         caller.session.close()
@@ -321,14 +335,15 @@ def test_replies_after_the_end_do_no_harm(context: Context, address: str, Caller
     run(test)
 
 
-def test_a_caller_in_memory_or_on_the_system_that_drops_its_link_is_noticed(context: Context, kind: str, address: str, Caller: Any, Echo: Any, until: Any) -> None:
+def test_a_caller_in_memory_or_on_the_system_that_drops_its_link_is_noticed(
+        context: Context, kind: str, address: str, new_caller: Any, new_echo: Any, until: Any) -> None:
     if kind == "inproc":
         pytest.skip("has no connections to watch; a caller in the same process says goodbye")
 
     async def test() -> None:
         running = asyncio.get_running_loop()
-        echo = Echo(context, running)
-        caller = Caller(context, echo.server.bind(address), loop=running)
+        echo = new_echo(context, running)
+        caller = new_caller(context, echo.server.bind(address), loop=running)
         assert await until(lambda: echo.opened)
         caller.session._link.close()  # without a goodbye
         assert await until(lambda: echo.gone, 1.0)
@@ -371,10 +386,11 @@ def packed(*batch: Any) -> bytes:
 
 
 def test_malformed_messages_are_counted_logged_once_per_peer_and_dropped(
-        context: Context, address: str, Caller: Any, Echo: Any, until: Any, caplog: pytest.LogCaptureFixture) -> None:
+        context: Context, address: str, new_caller: Any, new_echo: Any, until: Any,
+        caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         running = asyncio.get_running_loop()
-        echo = Echo(context, running)
+        echo = new_echo(context, running)
         bound = echo.server.bind(address)
         raws = [Raw(context, bound) for _ in range(3)]
         for raw in raws:
@@ -400,9 +416,9 @@ def test_malformed_messages_are_counted_logged_once_per_peer_and_dropped(
         run(test)
 
 
-def test_messages_before_the_greeting_are_dropped(context: Context, address: str, Echo: Any, until: Any) -> None:
+def test_messages_before_the_greeting_are_dropped(context: Context, address: str, new_echo: Any, until: Any) -> None:
     async def test() -> None:
-        echo = Echo(context, asyncio.get_running_loop())
+        echo = new_echo(context, asyncio.get_running_loop())
         raw = Raw(context, echo.server.bind(address))
         raw.send(packed(Request(1, "n", "s", 1.0, b""), Hello(b"", "raw"), Note(b"dropped with the batch")))
         raw.send(packed(Goodbye("never mind")))
@@ -415,9 +431,9 @@ def test_messages_before_the_greeting_are_dropped(context: Context, address: str
     run(test)
 
 
-def test_a_foreign_version_is_answered_once(context: Context, address: str, Echo: Any, until: Any) -> None:
+def test_a_foreign_version_is_answered_once(context: Context, address: str, new_echo: Any, until: Any) -> None:
     async def test() -> None:
-        echo = Echo(context, asyncio.get_running_loop())
+        echo = new_echo(context, asyncio.get_running_loop())
         raw = Raw(context, echo.server.bind(address))
         got: list[Any] = []
 
@@ -441,12 +457,13 @@ def test_a_foreign_version_is_answered_once(context: Context, address: str, Echo
     run(test)
 
 
-def test_a_listener_that_sends_nonsense_does_not_end_the_session(context: Context, address: str, Caller: Any, Echo: Any, until: Any,
+def test_a_listener_that_sends_nonsense_does_not_end_the_session(context: Context, address: str, new_caller: Any,
+    new_echo: Any, until: Any,
                                                                  caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         running = asyncio.get_running_loop()
-        echo = Echo(context, running)
-        caller = Caller(context, echo.server.bind(address), loop=running)
+        echo = new_echo(context, running)
+        caller = new_caller(context, echo.server.bind(address), loop=running)
         assert await until(lambda: caller.session.welcome)
         for _ in range(5):
             echo.server.transmit(echo.opened[0], [b"\x01junk"])
@@ -463,7 +480,8 @@ def test_a_listener_that_sends_nonsense_does_not_end_the_session(context: Contex
 # -- errors in what is called back ---------------------------------------------------------------------------------
 
 
-def test_an_error_in_a_handler_is_logged_and_the_rest_goes_on(context: Context, address: str, Caller: Any, until: Any,
+def test_an_error_in_a_handler_is_logged_and_the_rest_goes_on(context: Context, address: str, new_caller: Any,
+    until: Any,
                                                               caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         running = asyncio.get_running_loop()
@@ -492,7 +510,7 @@ def test_an_error_in_a_handler_is_logged_and_the_rest_goes_on(context: Context, 
         for note in notes(100):
             server.peers[0].send(note)
         assert await until(lambda: got == notes(100))
-        other = Caller(context, bound, loop=running)
+        other = new_caller(context, bound, loop=running)
         assert await until(lambda: other.session.welcome)
         session.close()
         assert await until(lambda: len(server.peers) == 1)
@@ -504,7 +522,7 @@ def test_an_error_in_a_handler_is_logged_and_the_rest_goes_on(context: Context, 
         run(test)
 
 
-def test_an_interruption_loses_no_messages(context: Context, address: str, Caller: Any, until: Any) -> None:
+def test_an_interruption_loses_no_messages(context: Context, address: str, new_caller: Any, until: Any) -> None:
     """A Ctrl-C ends the loop's run in the middle of a batch; run again, the loop goes on with the next message."""
     running = asyncio.new_event_loop()
     seen: list[Any] = []
@@ -516,7 +534,7 @@ def test_an_interruption_loses_no_messages(context: Context, address: str, Calle
 
     async def begin() -> tuple[Server, Any]:
         server = Server(context, running, "loop", on_parcel=interrupted)
-        caller = Caller(context, server.bind(address), loop=running)
+        caller = new_caller(context, server.bind(address), loop=running)
         assert await until(lambda: caller.session.welcome)
         return server, caller
     server, caller = running.run_until_complete(begin())
@@ -538,13 +556,14 @@ def test_an_interruption_loses_no_messages(context: Context, address: str, Calle
     running.close()
 
 
-def test_ends_whose_loop_is_closed_can_be_closed_and_leave_nothing(context: Context, address: str, Caller: Any, Echo: Any, until: Any) -> None:
+def test_ends_whose_loop_is_closed_can_be_closed_and_leave_nothing(
+        context: Context, address: str, new_caller: Any, new_echo: Any, until: Any) -> None:
     kept: list[Any] = []
 
     async def test() -> None:
         running = asyncio.get_running_loop()
-        echo = Echo(context, running)
-        caller = Caller(context, echo.server.bind(address), loop=running)
+        echo = new_echo(context, running)
+        caller = new_caller(context, echo.server.bind(address), loop=running)
         assert await until(lambda: caller.session.welcome)
         kept.extend([echo, caller])
     run(test)
@@ -559,7 +578,8 @@ def test_ends_whose_loop_is_closed_can_be_closed_and_leave_nothing(context: Cont
 # -- several addresses ---------------------------------------------------------------------------------------------
 
 
-def test_a_message_that_comes_while_another_address_is_served_is_not_forgotten(context: Context, place: Any, until: Any, Caller: Any) -> None:
+def test_a_message_that_comes_while_another_address_is_served_is_not_forgotten(
+        context: Context, place: Any, until: Any, new_caller: Any) -> None:
     """Sending to a peer takes the notice that something has come from it, also within another address's turn."""
     async def test() -> None:
         running = asyncio.get_running_loop()
@@ -572,7 +592,8 @@ def test_a_message_that_comes_while_another_address_is_served_is_not_forgotten(c
                     other.send(Cancel(1))
                     other.flush()
         server = Server(context, running, "loop", on_parcel=relay)
-        callers = [Caller(context, server.bind(place(kind)), loop=running) for kind in ("ipc", "tcp", "inproc", "memory")]
+        callers = [new_caller(context, server.bind(place(kind)), loop=running) for kind in ("ipc", "tcp", "inproc",
+            "memory")]
         assert await until(lambda: len(server.peers) == 4)
         for turn in range(100):
             for caller in callers:
@@ -585,12 +606,13 @@ def test_a_message_that_comes_while_another_address_is_served_is_not_forgotten(c
     run(test)
 
 
-def test_a_busy_address_leaves_the_loop_its_turns(context: Context, address: str, Caller: Any, Echo: Any, until: Any) -> None:
+def test_a_busy_address_leaves_the_loop_its_turns(
+        context: Context, address: str, new_caller: Any, new_echo: Any, until: Any) -> None:
     async def test() -> None:
         running = asyncio.get_running_loop()
-        echo = Echo(context, running)
+        echo = new_echo(context, running)
         most = 0
-        caller = Caller(context, echo.server.bind(address), loop=running)
+        caller = new_caller(context, echo.server.bind(address), loop=running)
         assert await until(lambda: caller.session.welcome)
         for note in notes(20_000):
             caller.session.send(note)
@@ -604,13 +626,14 @@ def test_a_busy_address_leaves_the_loop_its_turns(context: Context, address: str
     run(test)
 
 
-def test_one_address_is_left_and_the_others_stay(context: Context, place: Any, Caller: Any, Echo: Any, until: Any) -> None:
+def test_one_address_is_left_and_the_others_stay(
+        context: Context, place: Any, new_caller: Any, new_echo: Any, until: Any) -> None:
     async def test() -> None:
         running = asyncio.get_running_loop()
-        echo = Echo(context, running)
+        echo = new_echo(context, running)
         first, second = echo.server.bind(place("ipc")), echo.server.bind(place("tcp"))
         assert echo.server.addresses == [first, second]
-        left, stays = Caller(context, first, loop=running), Caller(context, second, loop=running)
+        left, stays = new_caller(context, first, loop=running), new_caller(context, second, loop=running)
         assert await until(lambda: left.session.welcome and stays.session.welcome)
         echo.server.unbind(first)
         echo.server.unbind(first)
@@ -623,19 +646,20 @@ def test_one_address_is_left_and_the_others_stay(context: Context, place: Any, C
     run(test)
 
 
-def test_a_second_listener_is_refused_and_the_first_goes_on(context: Context, address: str, Caller: Any, Echo: Any, until: Any,
+def test_a_second_listener_is_refused_and_the_first_goes_on(context: Context, address: str, new_caller: Any,
+    new_echo: Any, until: Any,
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "REBIND", 0.05)
 
     async def test() -> None:
         running = asyncio.get_running_loop()
-        echo = Echo(context, running)
+        echo = new_echo(context, running)
         bound = echo.server.bind(address)
         second = Server(context, running, "second", on_parcel=lambda peer, parcel: None)
         with pytest.raises(AddressInUse, match="cannot be bound"):
             second.bind(bound)
         assert second.addresses == []
-        caller = Caller(context, bound, loop=running)
+        caller = new_caller(context, bound, loop=running)
         assert await until(lambda: caller.session.welcome == Welcome("loop"))
         caller.session.close()
         echo.server.close()

@@ -1,0 +1,59 @@
+"""Looking for services.  How they are found is shown by the behaviour of nodes; here is what else there is to say."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+import pyzmp
+from pyzmp.channels.discovery import Services
+
+
+class Lamp(pyzmp.Node):
+    kind = "entity"
+
+    @pyzmp.service
+    def on(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _in_memory() -> None:
+    pyzmp.configure(registry="memory")
+
+
+@pytest.mark.parametrize("wrong", [None, 3, b"on", "", Lamp])
+def test_what_is_no_service_is_refused(wrong: Any) -> None:
+    for look in (pyzmp.discover, lambda channel: asyncio.run(pyzmp.adiscover(channel))):
+        with pytest.raises(TypeError, match=r"discover\(\) takes a service such as Class.method, or the name of one"):
+            look(wrong)
+
+
+def test_a_timeout_is_a_positive_number() -> None:
+    for wrong in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="timeout"):
+            pyzmp.discover("on", timeout=wrong)
+
+
+def test_a_name_with_a_node_means_the_service_of_that_node() -> None:
+    with Lamp("house/lamp"):
+        found = pyzmp.discover("house/lamp/on")
+        assert found is not None
+        assert (found.node, found.name, found()) == ("house/lamp", "on", True)
+        assert pyzmp.discover("lamp/on") is None
+
+
+def test_an_unknown_service_says_what_there_is_instead() -> None:
+    with Lamp("lamp"):
+        with pytest.raises(pyzmp.UnknownService, match=r"there is no node 'lump' .*did you mean 'lamp'\?"):
+            pyzmp.discover(Lamp.at("lump").on)
+        with pytest.raises(pyzmp.UnknownService, match=r"nobody provides 'one' in node 'lamp'; did you mean 'on'\?"):
+            pyzmp.Service("one", node="lamp")()
+
+
+def test_the_mapping_is_read_only_and_equal_for_all() -> None:
+    assert not hasattr(Services(), "__setitem__")
+    with Lamp("lamp"):
+        assert dict(Services()) == dict(pyzmp.services) == {"on": Lamp.on.providers}

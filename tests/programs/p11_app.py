@@ -1,0 +1,28 @@
+"""A whole application in one file."""
+
+from p01_hello import Greeter
+from p07_chain import Orders, Prices
+
+import pyzmp
+
+
+class Motor(pyzmp.Node):
+    turns = 0
+
+    @pyzmp.every(0.01)
+    def turn(self) -> None:
+        self.turns += 1
+
+    @pyzmp.service
+    def turned(self) -> int:
+        return self.turns
+
+
+def application() -> list[pyzmp.Node]:
+    return [Greeter("front"), Greeter("rear"), Prices("prices", kind="entity"), Orders("orders"),
+            Motor("motor", kind="thread")]
+
+
+if __name__ == "__main__":
+    pyzmp.configure(domain="robot-7", timeout=2.0)  # once, before first use; PYZMP_* are the defaults
+    pyzmp.run(*application())

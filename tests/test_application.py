@@ -1,0 +1,94 @@
+"""Running nodes until they are told to stop.  That signals stop them, and Ctrl-C ends it all, is shown with programs."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pyzmp
+from pyzmp.launchers.forkserver import server
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _shared_forkserver() -> None:
+    """The fork server is this process's, and no single test's."""
+    server.ensure_running()
+
+
+class Ends(pyzmp.Node):
+    """Ends by itself, with the status that it is given, once its gate is open."""
+
+    def __init__(self, name: str, status: int, gate: Path, **options: Any) -> None:
+        super().__init__(name, **options)
+        self.status, self.gate = status, gate
+
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        return self.status if self.gate.exists() else None
+
+    @pyzmp.service
+    def open(self) -> None:
+        self.gate.touch()
+
+
+@pytest.mark.parametrize("kind", ["process", "thread", "entity"])
+def test_it_returns_when_all_nodes_have_ended(tmp_path: Path, kind: Any) -> None:
+    nodes = [Ends(name, 0, tmp_path / "gate", kind=kind) for name in ("one", "two")]
+    thread = threading.Thread(target=pyzmp.run, args=nodes)
+    thread.start()
+    pyzmp.discover(Ends.open, timeout=5, minimum_providers=2)()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert [node.exitcode for node in nodes] == [0, 0]
+
+
+@pytest.mark.parametrize("kind", ["process", "thread", "entity"])
+def test_it_raises_when_a_node_failed_and_stops_the_others(tmp_path: Path, kind: Any) -> None:
+    (tmp_path / "gate").touch()
+    other = Ends("other", 0, tmp_path / "never", kind=kind)
+    with pytest.raises(pyzmp.NodeDied, match=r"'fails' ended by itself with exit code 3") as caught:
+        pyzmp.run(other, Ends("fails", 3, tmp_path / "gate", kind=kind))
+    assert caught.value.node == "fails"
+    assert not other.is_alive()
+    assert other.exitcode == 0
+
+
+def test_a_start_that_fails_stops_those_before() -> None:
+    first = pyzmp.Node("same", kind="thread")
+    with pytest.raises(pyzmp.PyzmpError, match="already run"):
+        pyzmp.run(first, pyzmp.Node("same", kind="entity"))
+    assert first.exitcode == 0
+
+
+def test_the_signals_are_the_programs_own_again(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    (tmp_path / "gate").touch()
+    pyzmp.run(Ends("ends", 0, tmp_path / "gate", kind="entity"))
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+PROGRAM = """
+import pyzmp
+class Says(pyzmp.Node):
+    def on_stop(self):
+        print(self.name, flush=True)
+    @pyzmp.service
+    def hello(self) -> str:
+        return self.name
+pyzmp.run(Says("one"), Says("two", kind="thread"), Says("three", kind="entity"))
+print("over")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_them_in_reverse_order(script: Any, number: int, eventually: Callable[..., None]) -> None:
+    (script.folder / "program.py").write_text(PROGRAM)
+    process = script.start("program.py", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert len(pyzmp.discover("hello", timeout=10, minimum_providers=3).providers) == 3  # type: ignore[union-attr]
+    process.send_signal(number)
+    assert (process.communicate(timeout=10)[0], process.returncode) == ("three\ntwo\none\nover\n", 0)
