@@ -8,7 +8,8 @@ A call that is opened in a `Caller` gets exactly one outcome.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -32,10 +33,10 @@ Token = TypeVar("Token")
 
 SLACK = 64  # entries of ended calls that a table of open ones may hold beside its own number
 
-_ERRORS: dict[int, type[CallError]] = {
+_ERRORS: Mapping[int, type[CallError]] = MappingProxyType({
     Code.UNKNOWN_SERVICE: UnknownService, Code.INVALID_CALL: InvalidCall, Code.OVERLOADED: Overloaded,
     Code.REFUSED: Refused, Code.DEADLOCK: DeadlockError, Code.CANCELLED: Cancelled,
-}
+})
 
 
 class Result(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ import builtins
 import sys
 import traceback
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pyzmp.exceptions import CannotTravel, PyzmpError, RemoteError
@@ -20,10 +21,11 @@ from pyzmp.protocol import codec
 
 CAUSES = 8  # of a chain of causes, this many travel
 SIZE = 1 << 20  # bytes that an exception may take, with its causes
-FIELDS: dict[type[BaseException], tuple[str, ...]] = {  # what Python's own types keep beside their arguments
+FIELDS: Mapping[type[BaseException], tuple[str, ...]] = MappingProxyType({
+    # What Python's own types keep beside their arguments
     OSError: ("errno", "strerror", "filename", "filename2"), ImportError: ("name", "path"), NameError: ("name",),
     AttributeError: ("name",),
-}
+})
 TEXT = 32 * 1024  # characters of a text that travel; of a traceback, its beginning and its end
 
 

@@ -15,7 +15,8 @@ import socket
 import stat
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import cast
 
 import zmq
@@ -37,16 +38,16 @@ PATIENCE = 86400.0  # seconds that one wait takes, at most: the system counts in
 LOOK = 0.05  # seconds after which a thread looks again at what cannot wake it
 
 _OPENED = zmq.EVENT_HANDSHAKE_SUCCEEDED
-_ENDED: dict[int, str] = {
+_ENDED: Mapping[int, str] = MappingProxyType({
     zmq.EVENT_CLOSED: "nobody listens there",
     zmq.EVENT_CONNECT_RETRIED: "nobody listens there",
     zmq.EVENT_DISCONNECTED: "the connection ended",
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "the handshake failed",
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "the handshake failed: what listens there does not speak ZeroMQ's protocol",
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "the handshake failed: refused",
-}
-_OPTIONS = [(zmq.HEARTBEAT_IVL, HEARTBEAT), (zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT), (zmq.HANDSHAKE_IVL, HANDSHAKE),
-            (zmq.SNDHWM, QUEUE), (zmq.RCVHWM, QUEUE), (zmq.MAXMSGSIZE, SIZE)]
+})
+_OPTIONS = ((zmq.HEARTBEAT_IVL, HEARTBEAT), (zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT), (zmq.HANDSHAKE_IVL, HANDSHAKE),
+            (zmq.SNDHWM, QUEUE), (zmq.RCVHWM, QUEUE), (zmq.MAXMSGSIZE, SIZE))
 _CLOSED = zmq.EVENT_CLOSED | zmq.EVENT_CLOSE_FAILED
 _CALLER_EVENTS: int = _OPENED
 for _event in _ENDED:

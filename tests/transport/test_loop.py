@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import zmq
 
-from pyzmp.exceptions import AddressInUse, CannotTravel, InvalidAddress
+from pyzmp.exceptions import AddressInUse, InvalidAddress
 from pyzmp.protocol import envelope
 from pyzmp.protocol.envelope import Buffer, Cancel, End, Goodbye, Hello, Note, Parcel, Reply, Request, Welcome
 from pyzmp.transport import link, loop
@@ -19,7 +19,7 @@ from pyzmp.transport.address import parse
 from pyzmp.transport.context import Context
 from pyzmp.transport.loop import Peer, Server, Session, session_id
 from pyzmp.transport.memory import MemoryConnection
-from pyzmp.transport.outbox import GATHER, GATHER_BYTES, Outbox
+from pyzmp.transport.outbox import GATHER
 
 
 def notes(count: int) -> list[Note]:
@@ -182,79 +182,6 @@ def test_the_answers_of_a_listener_that_leaves_arrive_before_its_end(
             assert caller.ends == ["the listener closes"]
             assert echo.gone == echo.opened
     run(test)
-
-
-# -- the flush rule ------------------------------------------------------------------------------------------------
-
-
-class Sent:
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-        self.frames: list[int] = []
-
-    def __call__(self, frames: Any) -> bool:
-        parcels = envelope.unpack(frames)
-        self.batches.append(len(parcels))
-        self.frames.append(len(frames))
-        return True
-
-
-def test_a_message_leaves_at_once_and_the_rest_of_the_turn_together() -> None:
-    async def test() -> None:
-        sent = Sent()
-        outbox = Outbox(sent, asyncio.get_running_loop())
-        for note in notes(10):
-            outbox.put(note, ())
-        assert sent.batches == [1]
-        await asyncio.sleep(0)
-        assert sent.batches == [1, 9]
-        outbox.put(Note(b""), ())
-        assert sent.batches == [1, 9, 1]
-        await asyncio.sleep(0)
-        assert sent.batches == [1, 9, 1]
-    run(test)
-
-
-def test_what_is_gathered_leaves_when_it_is_many_or_large() -> None:
-    async def test() -> None:
-        sent = Sent()
-        outbox = Outbox(sent, asyncio.get_running_loop())
-        for note in notes(1 + GATHER + 1):
-            outbox.put(note, ())
-        assert sent.batches == [1, GATHER]
-        for _ in range(3):
-            outbox.put(Note(bytes(GATHER_BYTES // 2)), ())
-        assert sent.batches == [1, GATHER, 2, 1]
-        outbox.flush()
-        assert sum(sent.batches) == 1 + GATHER + 4
-    run(test)
-
-
-def test_no_batch_goes_beyond_what_a_peer_takes() -> None:
-    async def test() -> None:
-        sent = Sent()
-        outbox = Outbox(sent, asyncio.get_running_loop())
-        for count in [1, 60, 1023, 60, 1023, 1023, 3]:
-            outbox.put(Reply(1, b"", count), [b"x"] * count)
-        with pytest.raises(CannotTravel):
-            outbox.put(Reply(1, b"", 1024), [b"x"] * 1024)
-        await asyncio.sleep(0)
-        assert sum(sent.batches) == 7
-        assert max(sent.frames) == envelope.FRAMES
-    run(test)
-
-
-def test_without_a_loop_everything_leaves_at_once() -> None:
-    sent = Sent()
-    outbox = Outbox(sent, None)
-    for note in notes(3):
-        outbox.put(note, ())
-    assert sent.batches == [1, 1, 1]
-    closed = asyncio.new_event_loop()
-    closed.close()
-    outbox = Outbox(sent, closed)
-    outbox.put(Note(b""), ())
-    assert sent.batches == [1, 1, 1, 1]
 
 
 # -- ends ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,99 @@
+"""What one loop shares among its nodes.  That calls are served as promised is shown by the behaviour of nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable
+
+import pytest
+
+import pyzmp
+from pyzmp import runtime
+from pyzmp.host import WORKERS, Guest, Host, Workers
+
+
+class Lamp(pyzmp.Node):
+    kind = "entity"
+
+    @pyzmp.service(worker=True)
+    def held(self) -> None:
+        gate.wait(10)
+
+    @pyzmp.service
+    def on(self) -> bool:
+        return True
+
+
+gate = threading.Event()
+
+
+@pytest.fixture(autouse=True)
+def _in_memory() -> None:
+    pyzmp.configure(registry="memory")
+
+
+def test_workers_are_made_as_they_are_needed_and_used_again(eventually: Callable[..., None]) -> None:
+    workers, done = Workers("lamp"), threading.Semaphore(0)
+    names: set[str] = set()
+
+    def work() -> None:
+        names.add(threading.current_thread().name)
+        done.release()
+    workers.submit(work)
+    assert done.acquire(timeout=5)
+    eventually(lambda: workers._idle == 1)
+    workers.submit(work)
+    assert done.acquire(timeout=5)
+    assert names == {"lamp-worker-1"}
+    workers.close()
+
+
+def test_so_many_calls_of_worker_services_run_at_once_and_the_others_wait() -> None:
+    gate.clear()
+    with Lamp("lamp"):
+        calls = [Lamp.held.submit() for _ in range(WORKERS + 5)]
+        assert Lamp.on()
+        running = [thread for thread in threading.enumerate() if thread.name.startswith("lamp-worker")]
+        assert len(running) == WORKERS
+        gate.set()
+        assert [call.result(5) for call in calls] == [None] * len(calls)
+
+
+def test_a_guest_is_idle_while_nothing_of_it_runs() -> None:
+    guest = Guest("lamp", contextvars.copy_context())
+    assert guest.idle.is_set()
+    for work in ("a", "b"):
+        guest.begin(work)
+    guest.ended("a")
+    assert not guest.idle.is_set()
+    guest.ended("b")
+    assert guest.idle.is_set()
+
+
+def test_the_nodes_of_a_loop_share_one_host_until_the_last_has_left() -> None:
+    async def main() -> None:
+        here = runtime.current()
+        async with Lamp("one"):
+            loop = asyncio.get_running_loop()
+            host: Host = here.hosts[loop]
+            async with Lamp("two"):
+                assert here.hosts[loop] is host
+                assert set(host.guests) == {"one", "two"}
+                assert len({address for _, address in Lamp.on.providers}) == 1
+            assert set(host.guests) == {"one"}
+        assert loop not in here.hosts
+        async with Lamp("three"):
+            assert here.hosts[loop] is not host
+            assert await Lamp.on.acall()
+    asyncio.run(main())
+
+
+def test_a_refused_node_leaves_the_first_one_alone() -> None:
+    with Lamp("one"), pytest.raises(pyzmp.PyzmpError, match="already run"):
+        Lamp("one").start()
+    with Lamp("one"):
+        with pytest.raises(pyzmp.PyzmpError, match="already run"):
+            Lamp("one", "inproc://other").start()
+        assert Lamp.at("one").on()

@@ -1,0 +1,122 @@
+"""What a process has one of: its settings, and the runtime that is made when it is first needed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import pyzmp
+from pyzmp import runtime
+
+
+class Lamp(pyzmp.Node):
+    kind = "entity"
+
+    @pyzmp.service
+    def on(self) -> int:
+        return os.getpid()
+
+    @pyzmp.service
+    def patience(self) -> float:
+        return pyzmp.current_call().remaining
+
+
+def test_configure_comes_once_before_the_first_use() -> None:
+    pyzmp.configure(registry="memory", timeout=0.5)
+    pyzmp.configure(timeout=2)
+    assert not runtime.in_use()
+    with Lamp("lamp"):
+        assert 1 < Lamp.patience() <= 2
+        with pytest.raises(RuntimeError, match=r"configure\(\) comes before the first use of pyzmp; .*timeout=2.0"):
+            pyzmp.configure(timeout=3)
+    assert runtime.settings().registry == "memory"
+
+
+@pytest.mark.parametrize(("options", "text"), [
+    ({"registry": "paper"}, "registry: expected 'memory'.*got 'paper'"), ({"timeout": 0}, "timeout"),
+    ({"timeout": float("nan")}, "timeout"), ({"domain": "a/b"}, "'a/b' is no name for a domain"),
+    ({"domain": ""}, "no name for a domain")])
+def test_settings_that_cannot_be_are_refused(options: Any, text: str) -> None:
+    before = runtime.settings()
+    with pytest.raises(ValueError, match=text):
+        pyzmp.configure(**options)
+    assert runtime.settings() == before
+
+
+def test_the_environment_gives_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYZMP_REGISTRY", "memory")
+    monkeypatch.setenv("PYZMP_TIMEOUT", "0.25")
+    monkeypatch.setenv("PYZMP_DOMAIN", "here")
+    assert runtime.settings() == runtime.Settings("here", "memory", 0.25)
+    runtime.reset()
+    monkeypatch.setenv("PYZMP_TIMEOUT", "soon")
+    with pytest.raises(ValueError, match="PYZMP_TIMEOUT: expected a positive number of seconds, got 'soon'"):
+        runtime.settings()
+
+
+def test_children_inherit_the_settings() -> None:
+    pyzmp.configure(domain="inherited", timeout=1.5)
+    with Lamp("lamp", kind="process"):
+        asker = pyzmp.Node("asker")
+        asker.provides(runtime.settings, "settings")
+        asker.provides(lambda: Lamp.patience(), "ask")
+        with asker:
+            assert 0.5 < pyzmp.discover("ask")() <= 1.5  # type: ignore[misc]
+
+
+def test_in_memory_nothing_is_made_on_the_host(domain: Any) -> None:
+    pyzmp.configure(registry="memory")
+    with Lamp("lamp"), Lamp("other", kind="thread"):
+        assert Lamp.on() == os.getpid()
+        assert [address.partition(":")[0] for _, address in Lamp.on.providers] == ["memory"] * 2
+        assert list(domain.iterdir()) == []
+
+
+def test_after_a_reset_the_process_is_as_new() -> None:
+    pyzmp.configure(registry="memory")
+    threads = threading.active_count()
+    with Lamp("lamp"):
+        pass
+    assert runtime.in_use()
+    runtime.reset()
+    assert not runtime.in_use()
+    assert threading.active_count() == threads
+    assert runtime.settings().registry == ""
+
+
+def test_a_forked_child_makes_its_own() -> None:
+    with Lamp("lamp"):
+        assert Lamp.on() == os.getpid()
+        read, write = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                made = runtime.in_use()
+                answer = pyzmp.discover(Lamp.on, timeout=5)()
+                os.write(write, f"{made} {answer}".encode())
+                runtime.reset()
+            finally:
+                os._exit(0)
+        os.close(write)
+        with open(read) as said:
+            assert said.read() == f"False {os.getpid()}"
+        os.waitpid(child, 0)
+        assert Lamp.on() == os.getpid()
+
+
+def test_waiting_for_the_graph_ends_when_it_is_so_or_the_time_is_over(eventually: Callable[..., None]) -> None:
+    pyzmp.configure(registry="memory")
+    here = runtime.current()
+    assert not here.wait_until(lambda: False, 0.05)
+    assert not asyncio.run(here.await_until(lambda: False, 0.05))
+    seen: list[bool] = []
+    thread = threading.Thread(target=lambda: seen.append(here.wait_until(lambda: bool(here.facts().nodes()), 5)))
+    thread.start()
+    with Lamp("lamp"):
+        thread.join()
+    assert seen == [True]
