@@ -289,10 +289,9 @@ def _reply(peer: Peer, request: Request, provided: Provided, value: Any) -> None
     try:
         provided.signature.check_result(provided.name, value)
         body, buffers = codec.encode(value, f"the result of {provided.name}()")
+        peer.send(Reply(request.call, body, len(buffers)), buffers)
     except (CannotTravel, TypeError, ValueError) as error:
         peer.send(_failed(request, error))
-    else:
-        peer.send(Reply(request.call, body, len(buffers)), buffers)
 
 
 def _failed(request: Request, error: BaseException) -> Failure:

@@ -225,7 +225,7 @@ class Node(LivingNode):
             own = getattr(function, "__self__", None) is self
             life.handle.tell((name, getattr(function, "__name__", "") if own else function, own))
             here = runtime.current()
-            here.wait_until(lambda: (here.facts().service(self.name, name) is None) is (function is None), START)
+            here.wait_until(lambda: bool(here.facts().provider(self.name, name)) is (function is not None), START)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_settings": runtime.settings()}

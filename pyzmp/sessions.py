@@ -19,6 +19,7 @@ import msgspec
 from pyzmp.protocol.calls import Ask, Outcome
 from pyzmp.transport.context import Context
 from pyzmp.transport.line import Line
+from pyzmp.transport.outbox import guarded
 
 OWN = 64  # sessions of threads' own that a process has, at most; the rest share
 
@@ -111,7 +112,7 @@ class Sessions:
         self._waking = False  # first: what is asked from now on wakes again
         while self._asked:
             target, ask, done = self._asked.popleft()
-            self._attached(self._shared, self._loop, target).start(ask, done)
+            guarded(self._attached(self._shared, self._loop, target).start, ask, done)
 
     def close_own(self) -> None:
         """Close the calling thread's own sessions."""

@@ -6,6 +6,7 @@ again, and ``pyzmp_faults`` breaks them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -139,10 +140,8 @@ def _pid(node: str) -> int:
 
 
 def _signal(pid: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass  # it has ended meanwhile
 
 
 def _nodes() -> list[str]:

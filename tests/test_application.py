@@ -1,4 +1,4 @@
-"""Running nodes until they are told to stop.  That signals stop them, and Ctrl-C ends it all, is shown with programs."""
+"""Running nodes until they are told to stop."""
 
 from __future__ import annotations
 

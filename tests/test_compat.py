@@ -1,4 +1,4 @@
-"""What programs written for pyzmp 0.0.17 expect of its root, its nodes and its services.  CoProcess has tests of its own."""
+"""What programs for pyzmp 0.0.17 expect of its root, its nodes and its services.  CoProcess has tests of its own."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class TestNode(pyzmp.Node):
         return value
 
 
-# -- a node --------------------------------------------------------------------------------------------------------------
+# -- a node ----------------------------------------------------------------------------------------------------
 
 
 def test_without_a_name_it_gets_a_uuid() -> None:
@@ -217,7 +217,7 @@ def test_provides_takes_any_callable() -> None:
     node.provides(dict)
     node.provides(str.upper, "shout")
     with pytest.raises(TypeError, match="service_name"):
-        node.provides(contextlib.suppress())  # type: ignore[arg-type]
+        node.provides(contextlib.nullcontext())  # type: ignore[arg-type]
     with node:
         assert found("max").call((3, 4)) == 4
         assert found("dict").call(kwargs={"a": 1}) == {"a": 1}
@@ -280,11 +280,12 @@ def test_a_second_copy_of_a_program_fails_with_both_owners_named(script: Any) ->
         assert "PYZMP_DOMAIN" in other.err
         with pytest.raises(NodeExists):
             TestNode("node").start()
-        elsewhere = script("import pyzmp\nwith pyzmp.Node('node'):\n    print('up')\n", env={"PYZMP_DOMAIN": "elsewhere"})
+        program = "import pyzmp\nwith pyzmp.Node('node'):\n    print('up')\n"
+        elsewhere = script(program, env={"PYZMP_DOMAIN": "elsewhere"})
         assert (elsewhere.out, elsewhere.err) == ("up\n", "")
 
 
-# -- services ------------------------------------------------------------------------------------------------------------
+# -- services ----------------------------------------------------------------------------------------------------
 
 
 @every_way
@@ -402,7 +403,7 @@ def test_a_value_that_cannot_travel_is_an_error_at_the_side_that_sent_it() -> No
         assert list(found("static").call(((1, "two", b"three"),))) == [1, "two", b"three"]
 
 
-# -- known bad in the original, and right here -----------------------------------------------------------------------------
+# -- known bad in the original, and right here ------------------------------------------------------------
 
 
 @every_way
@@ -464,7 +465,7 @@ def test_unrelated_programs_find_each_other(script: Any) -> None:
     assert (result.out, result.err) == ("666\n", "")
 
 
-# -- whole programs ----------------------------------------------------------------------------------------------------------
+# -- whole programs ------------------------------------------------------------------------------------------
 
 PROGRAM = """\
 import pyzmp

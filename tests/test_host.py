@@ -29,6 +29,10 @@ class Lamp(pyzmp.Node):
 gate = threading.Event()
 
 
+def workers_of_lamp() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("lamp-worker")]
+
+
 @pytest.fixture(autouse=True)
 def _in_memory() -> None:
     pyzmp.configure(registry="memory")
@@ -50,13 +54,13 @@ def test_workers_are_made_as_they_are_needed_and_used_again(eventually: Callable
     workers.close()
 
 
-def test_so_many_calls_of_worker_services_run_at_once_and_the_others_wait() -> None:
+def test_so_many_calls_of_worker_services_run_at_once_and_the_others_wait(eventually: Callable[..., None]) -> None:
     gate.clear()
     with Lamp("lamp"):
         calls = [Lamp.held.submit() for _ in range(WORKERS + 5)]
+        eventually(lambda: len(workers_of_lamp()) == WORKERS)
         assert Lamp.on()
-        running = [thread for thread in threading.enumerate() if thread.name.startswith("lamp-worker")]
-        assert len(running) == WORKERS
+        assert len(workers_of_lamp()) == WORKERS
         gate.set()
         assert [call.result(5) for call in calls] == [None] * len(calls)
 

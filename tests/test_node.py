@@ -45,7 +45,7 @@ def kettle(request: pytest.FixtureRequest) -> Iterator[Kettle]:
         yield node
 
 
-# -- declarations ----------------------------------------------------------------------------------------------------
+# -- declarations -------------------------------------------------------------------------------------------------
 
 
 def declared(**body: Callable[..., Any]) -> type:
@@ -169,7 +169,7 @@ def test_services_come_from_a_mixin_too(kind: Any) -> None:
         assert [Counting.increment(2), Meter.increment(2), Meter.at("meter").increment()] == [2, 4, 5]
 
 
-# -- instances -------------------------------------------------------------------------------------------------------
+# -- instances ----------------------------------------------------------------------------------------------------
 
 
 def test_before_the_start_services_are_plain_methods() -> None:
@@ -225,7 +225,7 @@ def test_an_unnamed_node_has_a_name_of_its_own() -> None:
             one.name = "kettle"
 
 
-# -- provides and withholds --------------------------------------------------------------------------------------------
+# -- provides and withholds ---------------------------------------------------------------------------------------
 
 
 def double(n: int) -> int:
@@ -288,7 +288,7 @@ def test_what_cannot_be_provided_is_refused() -> None:
         node.withholds("double")
 
 
-# -- handles -----------------------------------------------------------------------------------------------------------
+# -- handles ------------------------------------------------------------------------------------------------------
 
 
 def test_handles_are_values_that_can_be_kept_copied_and_sent(kettle: Kettle) -> None:
@@ -344,7 +344,7 @@ def test_current_node_and_current_call_are_for_code_that_a_node_runs() -> None:
             function()
 
 
-# -- where it runs -------------------------------------------------------------------------------------------------------
+# -- where it runs ------------------------------------------------------------------------------------------------
 
 
 def test_run_lives_in_the_calling_thread(eventually: Callable[..., None]) -> None:

@@ -18,7 +18,7 @@ from pyzmp.exceptions import DeadlockError, MalformedMessage, RemoteError, Unkno
 from pyzmp.protocol import codec
 from pyzmp.protocol.calls import Ask, Outcome, Result, unknown
 from pyzmp.protocol.deadline import Deadline, seconds
-from pyzmp.protocol.facts import Provider
+from pyzmp.protocol.facts import Member, Provider
 from pyzmp.protocol.graph import Facts
 from pyzmp.protocol.schema import Signature
 from pyzmp.sessions import Target
@@ -26,8 +26,9 @@ from pyzmp.sessions import Target
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 
-_Known = tuple[tuple[Provider, ...] | None, Sequence[Target]]  # what the graph said last, and who of that fits
-_NOTHING: _Known = None, ()
+# What the graph said last, who of that fits, and the member that looked.
+_Known = tuple[tuple[Provider, ...] | None, Sequence[Target], Member | None]
+_NOTHING: _Known = None, (), None
 
 HOUR = 3600.0  # what pyzmp 0.0.17's timeouts of None and -1 mean here
 
@@ -163,9 +164,10 @@ class Service(Generic[P, R_co]):
     def _among(self, here: runtime.Runtime, facts: Facts) -> Sequence[Target]:
         providers = facts.providers(self.name) if self.node is None else facts.provider(self.node, self.name)
         known = self._known
-        if known[0] is not providers and known[0] != providers:
+        # Of another runtime, such as a forked child's parent's, the targets may be out of reach.
+        if known[2] is not here.member or (known[0] is not providers and known[0] != providers):
             fitting = [here.target(node) for node, fact in providers if self._fits(fact.classes)]
-            known = self._known = providers, fitting
+            known = self._known = providers, fitting, here.member
         return known[1]
 
     def discovered(self, timeout: float | None, minimum_providers: int = 1) -> bool:

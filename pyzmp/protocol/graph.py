@@ -93,11 +93,8 @@ class Facts:
 
     def provider(self, node: str, service: str) -> tuple[Provider, ...]:
         """The one node of that name as a provider of *service*, or nothing."""
-        fact, by = self.service(node, service), self._nodes.get(node)
+        fact, by = self._services.get(node, {}).get(service), self._nodes.get(node)
         return () if fact is None or by is None else ((by, fact),)
-
-    def service(self, node: str, name: str) -> ServiceFact | None:
-        return self._services.get(node, {}).get(name)
 
     def services_of(self, node: str) -> list[ServiceFact]:
         return list(self._services.get(node, {}).copy().values())

@@ -37,6 +37,9 @@ ZERO_COPY = 1 << 20  # bytes from which on a frame is sent without a copy; below
 PATIENCE = 86400.0  # seconds that one wait takes, at most: the system counts in milliseconds, with 31 bits
 LOOK = 0.05  # seconds after which a thread looks again at what cannot wake it
 
+# As plain numbers: arithmetic with pyzmq's enumerations costs more than what it is about.
+_EVENTS, _IN, _MORE, _NOW, _NOW_MORE = (int(number) for number in (
+    zmq.EVENTS, zmq.POLLIN, zmq.RCVMORE, zmq.NOBLOCK, zmq.NOBLOCK | zmq.SNDMORE))
 _OPENED = zmq.EVENT_HANDSHAKE_SUCCEEDED
 _ENDED: Mapping[int, str] = MappingProxyType({
     zmq.EVENT_CLOSED: "nobody listens there",
@@ -126,7 +129,7 @@ class Connection:
     def receive(self) -> Frames | None:
         """The frames of the next message, or None where none is there.  An oversized message is empty frames."""
         try:
-            first = self._socket.recv(zmq.NOBLOCK)
+            first = self._socket.recv(_NOW)
         except zmq.Again:
             return None
         return _gather(self._socket, first)
@@ -157,6 +160,7 @@ class Listener:
         self._context = context
         self._loop: asyncio.AbstractEventLoop | None = None
         self._keys: dict[int, bytes] = {}
+        self._known: set[bytes] = set()
         try:
             self._socket, self._monitor = _watched(context, zmq.ROUTER, address, zmq.EVENT_DISCONNECTED | _CLOSED)
         except ConnectionError as error:
@@ -197,21 +201,23 @@ class Listener:
     def receive(self) -> tuple[bytes, Frames] | None:
         """The next message and the key of its connection, or None.  An oversized message is empty frames."""
         try:
-            key = self._socket.recv(zmq.NOBLOCK)
+            key = self._socket.recv(_NOW)
         except zmq.Again:
             return None
-        if not self._socket.get(zmq.RCVMORE):
+        if not self._socket.get(_MORE):
             return key, Frames()
+        if key in self._known or self._copies:
+            return key, _gather(self._socket, self._socket.recv())
         first = self._socket.recv(copy=False)
         frames = _gather(self._socket, first.bytes)
-        if self.address.scheme != "inproc":
-            frames.source = first.get(zmq.SRCFD)
+        frames.source = first.get(zmq.SRCFD)
         return key, frames
 
     def knows(self, key: bytes, source: int) -> None:
         """Remember that the connection *key* uses the descriptor *source*, so that `left` can name it."""
         if source >= 0:
             self._keys[source] = key
+            self._known.add(key)
 
     def left(self) -> Iterator[bytes]:
         """The keys of the connections that have ended since the last time."""
@@ -219,6 +225,7 @@ class Listener:
             event, value = _event_of(self._monitor)
             key = self._keys.pop(value, None) if event == zmq.EVENT_DISCONNECTED else None
             if key is not None:
+                self._known.discard(key)
                 yield key
 
     def pending(self) -> bool:
@@ -276,7 +283,7 @@ def _watched(context: Context, kind: int, address: Address,
 
 
 def _readable(end: zmq.Socket[bytes]) -> bool:
-    return bool(cast(int, end.get(zmq.EVENTS)) & zmq.POLLIN)
+    return bool(cast(int, end.get(_EVENTS)) & _IN)
 
 
 def _descriptor(end: zmq.Socket[bytes]) -> int:
@@ -287,15 +294,14 @@ def _send(end: zmq.Socket[bytes], frames: Sequence[Buffer], *, copies: bool) -> 
     last = len(frames) - 1
     for index, frame in enumerate(frames):
         # Only the first frame can find the queue full: ZeroMQ takes a message whole or not at all.
-        flags = zmq.NOBLOCK | (zmq.SNDMORE if index < last else 0)
-        end.send(frame, flags, copy=copies or memoryview(frame).nbytes < ZERO_COPY)
+        end.send(frame, _NOW_MORE if index < last else _NOW, copy=copies or memoryview(frame).nbytes < ZERO_COPY)
 
 
 def _gather(end: zmq.Socket[bytes], first: Buffer) -> Frames:
     """The rest of a message behind *first*, which stops being kept beyond the limits: its frames are empty then."""
     frames = Frames([first])
     size = len(first)
-    while end.get(zmq.RCVMORE):
+    while end.get(_MORE):
         frame = end.recv(copy=False)
         size += len(frame)
         if len(frames) <= FRAMES and size <= SIZE:

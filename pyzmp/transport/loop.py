@@ -20,7 +20,7 @@ from pyzmp.transport.address import Address, check_bind, parse
 from pyzmp.transport.context import Context
 from pyzmp.transport.link import Connection, Frames, Listener
 from pyzmp.transport.memory import MemoryConnection, MemoryListener
-from pyzmp.transport.outbox import Outbox, guarded, soon
+from pyzmp.transport.outbox import Outbox, Turn, guarded, soon
 
 DRAIN = 256  # messages that one address handles before the loop's other business has its turn
 FAREWELL = 64  # turns after which a caller that left is forgotten, though there is more to read
@@ -55,12 +55,12 @@ class Session:
         self._held: list[tuple[Message, Sequence[Buffer]]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._link = _connect(context, parsed)
-        self._outbox = Outbox(self._transmit, None)
+        self._outbox = Outbox(self._transmit, Turn(None))
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let *loop*, which is the running one, pump from now on."""
         self._loop = loop
-        self._outbox = Outbox(self._transmit, loop)
+        self._outbox = Outbox(self._transmit, Turn(loop))
         self._link.attach(loop, self.pump)
 
     def wait(self, timeout: float) -> None:
@@ -107,7 +107,8 @@ class Session:
         over = self._link.ended  # looked at first: what came before the end is handled before it
         if self._link.opened and not self._greeted and over is None:
             self._greet()
-        for _ in range(DRAIN):
+        # A thread that waits is told of what is left, unless the connection is over.
+        for _ in range(1 if self._loop is None and over is None else DRAIN):
             frames = self._link.receive() if self.ended is None else None
             if frames is None:
                 break
@@ -192,7 +193,7 @@ class Peer:
         self.key = key
         self.hello = hello
         self.state: object = None  # for the room above
-        self._outbox = Outbox(lambda frames: server.transmit(self, frames), server.loop)
+        self._outbox = Outbox(lambda frames: server.transmit(self, frames), server.turn)
 
     def send(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
         """Send by the flush rule; dropped where the caller is gone.
@@ -220,6 +221,7 @@ class Server:
                  on_end: Callable[[Peer], object] = lambda peer: None) -> None:
         self.loop = loop
         self.name = name
+        self.turn = Turn(loop)
         self.malformed = 0
         self._context = context
         self._on_parcel, self._on_open, self._on_end = on_parcel, on_open, on_end
@@ -283,9 +285,12 @@ class Server:
         if listener is None or self._draining is not None:
             return
         self._draining, again = listener, True
+        begun = self.turn.begin()
         try:
             again = self._receive(address, listener)
         finally:
+            if begun:
+                self.turn.end()
             self._draining = None
             if again:  # also after a Ctrl-C: what is left is not told again
                 self._drain_soon(address)

@@ -19,28 +19,71 @@ GATHER_BYTES = 64 * 1024
 log = logging.getLogger("pyzmp.transport")
 
 
+class Turn:
+    """The turns of *loop*, as the outboxes of one end count them.  Without a loop there are none."""
+
+    __slots__ = ("_gathering", "_loop", "_open", "number")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self.number = 0
+        self._loop = loop
+        self._open = False
+        self._gathering: list[Outbox] = []
+
+    def begin(self) -> bool:
+        """Begin a turn that the caller will `end`; False where one is under way."""
+        if self._open:
+            return False
+        self._open = True
+        self.number += 1
+        return True
+
+    def runs(self) -> bool:
+        """Whether a turn is under way; one begins now, and ends with the loop's, unless there is no loop for it."""
+        if self._loop is None or self._loop.is_closed():
+            return False
+        if self.begin():
+            self._loop.call_soon(self.end)
+        return True
+
+    def gathers(self, outbox: Outbox) -> None:
+        """Have *outbox* flushed when the turn ends."""
+        self._gathering.append(outbox)
+
+    def end(self) -> None:
+        """End the turn: what was gathered leaves."""
+        self._open = False
+        gathering, self._gathering = self._gathering, []
+        for outbox in gathering:
+            outbox.flush()
+
+
 class Outbox:
     """What one end has to send, by the flush rule.  Without a loop everything goes at once."""
 
-    __slots__ = ("_buffers", "_gathered", "_loop", "_send", "_size", "_turn")
+    __slots__ = ("_buffers", "_gathered", "_send", "_sent", "_size", "_turn")
 
-    def __init__(self, send: Callable[[Sequence[Buffer]], bool], loop: asyncio.AbstractEventLoop | None) -> None:
+    def __init__(self, send: Callable[[Sequence[Buffer]], bool], turn: Turn) -> None:
         self._send = send
-        self._loop = loop
+        self._turn = turn
         self._gathered: list[bytes] = []
         self._buffers: list[Buffer] = []
         self._size = 0
-        self._turn = False
+        self._sent = 0  # the turn in which something went out at once
 
     def put(self, message: Message, buffers: Sequence[Buffer]) -> None:
+        """Send, or gather.  Raises CannotTravel for what goes beyond the limits of a message."""
         encoded = envelope.encode(message)
         size = envelope.size_of(encoded, buffers)
-        if not self._turn:
-            self._turn = soon(self._loop, self._end_turn)
+        turn = self._turn
+        if not turn.runs() or self._sent != turn.number:
+            self._sent = turn.number
             self._send([envelope.pack([encoded]), *buffers])
             return
         if self._size + size > GATHER_BYTES or len(self._buffers) + len(buffers) > GATHER:
             self.flush()  # first: together they might go beyond what a peer takes
+        if not self._gathered:
+            turn.gathers(self)
         self._gathered.append(encoded)
         self._buffers.extend(buffers)
         self._size += size
@@ -48,14 +91,11 @@ class Outbox:
             self.flush()
 
     def flush(self) -> None:
+        """Let what is gathered leave now."""
         if self._gathered:
             frames = [envelope.pack(self._gathered), *self._buffers]
             self._gathered, self._buffers, self._size = [], [], 0
             self._send(frames)
-
-    def _end_turn(self) -> None:
-        self._turn = False
-        self.flush()
 
 
 def soon(loop: asyncio.AbstractEventLoop | None, callback: Callable[..., object], *args: object) -> bool:

@@ -73,7 +73,7 @@ class Server(pyzmp.Node):
     @pyzmp.service
     def chained(self) -> None:
         try:
-            {}["tea"]  # noqa: B018
+            {}["tea"]
         except KeyError as error:
             raise ValueError("no tea") from error
 
@@ -171,7 +171,7 @@ def test_futures_and_awaited_calls_raise_the_same(server: Server) -> None:
 
 
 def _raised(call: Callable[[], Any]) -> BaseException:
-    with pytest.raises(Exception) as caught:  # noqa: B017
+    with pytest.raises(Exception) as caught:
         call()
     return caught.value
 

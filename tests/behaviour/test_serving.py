@@ -185,7 +185,7 @@ def test_calls_of_one_thread_arrive_in_their_order(home: Any) -> None:
 def test_many_threads_call_one_service_at_once(place: Any) -> None:
     place.start(Server("server"))
     with ThreadPoolExecutor(16) as pool:
-        results = list(pool.map(lambda n: Server.double(n), range(400)))
+        results = list(pool.map(Server.double, range(400)))
     assert results == [2.0 * n for n in range(400)]
 
 

@@ -66,6 +66,6 @@ def test_call_takes_a_tuple_and_a_dict(args: Any, kwargs: Any, shown: str) -> No
 def test_a_call_that_waits_for_nobody_ends_as_unknown() -> None:
     pyzmp.configure(registry="memory")
     for ask in (lambda: pyzmp.Service("on").call(send_timeout=50), lambda: pyzmp.Service("on").call(node="lamp"),
-                lambda: pyzmp.Service("on").with_options(wait=True, timeout=0.05)()):
+                pyzmp.Service("on").with_options(wait=True, timeout=0.05)):
         with pytest.raises(pyzmp.UnknownService):
             ask()

@@ -14,7 +14,8 @@ def test_price_is_a_plain_method() -> None:
 
 
 @pytest.mark.parametrize("kind", ["entity", "thread", "process"])
-def test_total(pyzmp_start: Start, kind: Literal["entity", "thread", "process"]) -> None:  # own domain; leaks fail the test
+# In a domain of its own; what it leaves running fails the test.
+def test_total(pyzmp_start: Start, kind: Literal["entity", "thread", "process"]) -> None:
     pyzmp_start(Prices("prices"), Orders("orders"), kind=kind)
     assert Orders.total(["tea", "tea"]) == 5.0
 

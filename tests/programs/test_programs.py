@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ def test_a_users_tests_run(script: Any) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_application_runs_until_it_is_told_to_stop(script: Any, number: int, eventually: Callable[..., None]) -> None:
+def test_an_application_runs_until_it_is_told_to_stop(script: Any, number: int) -> None:
     process = script.start("p11_app.py", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     ask = "import pyzmp; print(pyzmp.discover('turned', timeout=10)(), len(pyzmp.services['hello']))"
     asked = script.python("-c", ask, env={"PYZMP_DOMAIN": "robot-7"})
@@ -66,15 +65,16 @@ def test_an_application_runs_until_it_is_told_to_stop(script: Any, number: int, 
     assert (process.communicate(timeout=10)[0], process.returncode) == ("", 0)
 
 
-# -- types ---------------------------------------------------------------------------------------------------------------
+# -- types --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What mypy says of the programs."""
     pytest.importorskip("mypy")
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir",
-               str(tmp_path_factory.mktemp("mypy")), "--hide-error-context", "--no-pretty", *(path.name for path in PROGRAMS)]
+    cache = str(tmp_path_factory.mktemp("mypy"))
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", cache,
+               "--hide-error-context", "--no-pretty", *(path.name for path in PROGRAMS)]
     done = subprocess.run(command, cwd=WRONG.parent, env={**os.environ, "MYPYPATH": f"{ROOT}:."}, capture_output=True,
                           text=True, check=False)
     assert not done.stderr, done.stderr
@@ -95,7 +95,7 @@ def test_wrong_programs_do_not(checked: list[str]) -> None:
     assert found == expected
 
 
-# -- however a program is started ------------------------------------------------------------------------------------------
+# -- however a program is started ---------------------------------------------------------------------------------
 
 PROGRAM = """\
 import pyzmp

@@ -1,4 +1,4 @@
-"""What a type checker refuses: each line with a comment has the error that the comment names, and no other line has one."""
+"""What a type checker refuses: the lines with a comment, for the reason that it names, and no others."""
 
 import asyncio
 

@@ -11,7 +11,7 @@ import pytest
 from pyzmp.exceptions import CannotTravel
 from pyzmp.protocol import envelope
 from pyzmp.protocol.envelope import Note, Reply
-from pyzmp.transport.outbox import GATHER, GATHER_BYTES, Outbox
+from pyzmp.transport.outbox import GATHER, GATHER_BYTES, Outbox, Turn
 
 
 def notes(count: int) -> list[Note]:
@@ -37,7 +37,7 @@ class Sent:
 def test_a_message_leaves_at_once_and_the_rest_of_the_turn_together() -> None:
     async def test() -> None:
         sent = Sent()
-        outbox = Outbox(sent, asyncio.get_running_loop())
+        outbox = Outbox(sent, Turn(asyncio.get_running_loop()))
         for note in notes(10):
             outbox.put(note, ())
         assert sent.batches == [1]
@@ -53,7 +53,7 @@ def test_a_message_leaves_at_once_and_the_rest_of_the_turn_together() -> None:
 def test_what_is_gathered_leaves_when_it_is_many_or_large() -> None:
     async def test() -> None:
         sent = Sent()
-        outbox = Outbox(sent, asyncio.get_running_loop())
+        outbox = Outbox(sent, Turn(asyncio.get_running_loop()))
         for note in notes(1 + GATHER + 1):
             outbox.put(note, ())
         assert sent.batches == [1, GATHER]
@@ -68,7 +68,7 @@ def test_what_is_gathered_leaves_when_it_is_many_or_large() -> None:
 def test_no_batch_goes_beyond_what_a_peer_takes() -> None:
     async def test() -> None:
         sent = Sent()
-        outbox = Outbox(sent, asyncio.get_running_loop())
+        outbox = Outbox(sent, Turn(asyncio.get_running_loop()))
         for count in [1, 60, 1023, 60, 1023, 1023, 3]:
             outbox.put(Reply(1, b"", count), [b"x"] * count)
         with pytest.raises(CannotTravel):
@@ -81,12 +81,12 @@ def test_no_batch_goes_beyond_what_a_peer_takes() -> None:
 
 def test_without_a_loop_everything_leaves_at_once() -> None:
     sent = Sent()
-    outbox = Outbox(sent, None)
+    outbox = Outbox(sent, Turn(None))
     for note in notes(3):
         outbox.put(note, ())
     assert sent.batches == [1, 1, 1]
     closed = asyncio.new_event_loop()
     closed.close()
-    outbox = Outbox(sent, closed)
+    outbox = Outbox(sent, Turn(closed))
     outbox.put(Note(b""), ())
     assert sent.batches == [1, 1, 1, 1]

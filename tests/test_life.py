@@ -1,0 +1,105 @@
+"""The half of a node that runs in the node: what the behaviour of nodes does not show."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+import pyzmp
+from pyzmp.exceptions import StartError
+
+
+class Slow(pyzmp.Node):
+    kind = "thread"
+
+    async def on_start(self) -> None:
+        starting.set()
+        await asyncio.sleep(60)
+
+
+starting = threading.Event()
+
+
+@pytest.fixture(autouse=True)
+def _in_memory() -> None:
+    pyzmp.configure(registry="memory")
+
+
+@pytest.mark.parametrize("kind", ["thread", "entity"])
+def test_told_to_stop_while_it_starts_it_starts_no_further(kind: str) -> None:
+    starting.clear()
+    node = Slow("slow")
+    node.kind = kind  # type: ignore[assignment]
+    errors: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            node.start()
+        except BaseException as error:
+            errors.append(error)
+    thread = threading.Thread(target=start)
+    thread.start()
+    assert starting.wait(5)
+    began = time.monotonic()
+    node.shutdown(join=False)
+    thread.join()
+    assert time.monotonic() - began < 2
+    assert isinstance(errors[0], StartError)
+    assert "before it was ready" in str(errors[0])
+    assert pyzmp.discover("on") is None
+
+
+class Noisy(pyzmp.Node):
+    kind = "entity"
+    ticks = 0
+
+    @pyzmp.every(0.01)
+    def tick(self) -> None:
+        self.ticks += 1
+        raise ValueError("too loud")
+
+    @pyzmp.every(0.01)
+    def lag(self) -> None:
+        time.sleep(0.025)  # overruns two periods
+
+    @pyzmp.service
+    def ticked(self) -> int:
+        return self.ticks
+
+
+def test_a_timer_that_fails_is_logged_and_goes_on(caplog: pytest.LogCaptureFixture,
+                                                  eventually: Callable[..., None]) -> None:
+    with caplog.at_level(logging.ERROR, "pyzmp.node"), Noisy("noisy"):
+        eventually(lambda: Noisy.ticked() > 3)
+    assert caplog.messages.count("the timer Noisy.tick failed; it goes on") > 3
+    assert caplog.records[0].exc_info is not None
+    caplog.clear()
+
+
+def test_a_node_that_waits_for_its_open_calls_says_so_when_it_gives_up(caplog: pytest.LogCaptureFixture,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    class Busy(pyzmp.Node):
+        kind = "entity"
+
+        @pyzmp.service
+        async def work(self) -> None:
+            await asyncio.sleep(60)
+
+        @pyzmp.service
+        def on(self) -> bool:
+            return True
+
+    monkeypatch.setattr("pyzmp.life.DRAIN", 1.05)
+    node = Busy("busy")
+    with caplog.at_level(logging.WARNING, "pyzmp.node"), node:
+        open_call = Busy.work.submit()
+        assert Busy.on()
+    error = open_call.exception(5)
+    assert isinstance(error, (pyzmp.RemoteError, pyzmp.NodeDied)), error
+    assert any("1 calls were still running" in message for message in caplog.messages)
+    caplog.clear()
