@@ -64,7 +64,7 @@ def test_children_inherit_the_settings() -> None:
     with Lamp("lamp", kind="process"):
         asker = pyzmp.Node("asker")
         asker.provides(runtime.settings, "settings")
-        asker.provides(Lamp.patience, "ask")
+        asker.provides(lambda: Lamp.patience(), "ask")  # noqa: PLW0108  a Service has no signature of its own
         with asker:
             assert 0.5 < pyzmp.discover("ask")() <= 1.5  # type: ignore[misc]
 

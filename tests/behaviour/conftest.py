@@ -60,8 +60,7 @@ def _place(kind: str, transport: str, domain: Path) -> Iterator[Place]:
         "tcp": lambda: "tcp://127.0.0.1:*",
     }
     with ExitStack() as stack:
-        if transport in ("memory", "inproc") or (transport, kind) in (("default", "thread"), ("default", "entity")):
-            # Nothing leaves this process, so no registry of the host's needs to be there.
+        if kind != "process":  # nothing leaves this process, so no registry of the host's needs to be there
             pyzmp.configure(registry="memory")
         yield Place(kind, transport, address[transport], stack)
 

@@ -73,8 +73,8 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What mypy says of the programs."""
     pytest.importorskip("mypy")
     cache = str(tmp_path_factory.mktemp("mypy"))
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", cache,
-               "--hide-error-context", "--no-pretty", *(path.name for path in PROGRAMS)]
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file", str(ROOT / "pyproject.toml"),
+               "--cache-dir", cache, "--hide-error-context", "--no-pretty", *(path.name for path in PROGRAMS)]
     done = subprocess.run(command, cwd=WRONG.parent, env={**os.environ, "MYPYPATH": f"{ROOT}:."}, capture_output=True,
                           text=True, check=False)
     assert not done.stderr, done.stderr
