@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 import time
+from typing import Any
 from collections.abc import Callable
 
 import pytest
@@ -82,23 +83,27 @@ def test_a_timer_that_fails_is_logged_and_goes_on(caplog: pytest.LogCaptureFixtu
 
 
 def test_a_node_that_waits_for_its_open_calls_says_so_when_it_gives_up(caplog: pytest.LogCaptureFixture,
-                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+                                                                      monkeypatch: pytest.MonkeyPatch,
+                                                                      eventually: Any) -> None:
     class Busy(pyzmp.Node):
         kind = "entity"
 
+        begun = False
+
         @pyzmp.service
         async def work(self) -> None:
+            self.begun = True
             await asyncio.sleep(60)
 
         @pyzmp.service
         def on(self) -> bool:
-            return True
+            return self.begun
 
     monkeypatch.setattr("pyzmp.life.DRAIN", 1.05)
     node = Busy("busy")
     with caplog.at_level(logging.WARNING, "pyzmp.node"), node:
         open_call = Busy.work.submit()
-        assert Busy.on()
+        eventually(Busy.on)
     error = open_call.exception(5)
     assert isinstance(error, (pyzmp.RemoteError, pyzmp.NodeDied)), error
     assert any("1 calls were still running" in message for message in caplog.messages)

@@ -289,8 +289,8 @@ class Server:
         try:
             again = self._receive(address, listener)
         finally:
-            if begun:
-                self.turn.end()
+            if begun and self.turn.end():  # sending may take the notice of what came meanwhile
+                again = again or listener.pending()
             self._draining = None
             if again:  # also after a Ctrl-C: what is left is not told again
                 self._drain_soon(address)

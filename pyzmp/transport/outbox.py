@@ -50,12 +50,13 @@ class Turn:
         """Have *outbox* flushed when the turn ends."""
         self._gathering.append(outbox)
 
-    def end(self) -> None:
-        """End the turn: what was gathered leaves."""
+    def end(self) -> bool:
+        """End the turn: what was gathered leaves.  Whether there was anything."""
         self._open = False
         gathering, self._gathering = self._gathering, []
         for outbox in gathering:
             outbox.flush()
+        return bool(gathering)
 
 
 class Outbox:
