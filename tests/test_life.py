@@ -6,8 +6,8 @@ import asyncio
 import logging
 import threading
 import time
-from typing import Any
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 

@@ -33,7 +33,7 @@ def test_an_array_in_c_order_is_not_copied() -> None:
 
 
 @pytest.mark.parametrize("value", [np.array([object()]), np.zeros(1, "i4,f4"), np.zeros(1, "V3"), np.longdouble(1),
-                                   np.ma.masked_array([1])], ids=repr)
+                                   np.ma.masked_array([1])], ids=lambda value: str(value.dtype))
 def test_arrays_without_a_form_are_refused(value: Any) -> None:
     with pytest.raises(TypeError, match=r"no form on the wire|its data and its mask"):
         arrays.take(value)
