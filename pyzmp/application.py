@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,11 +21,11 @@ def run(*nodes: Node, timeout: float | None = None) -> None:
     too.  A second Ctrl-C does not wait: it raises KeyboardInterrupt.  Outside of the main thread, which
     alone gets signals, it runs until the nodes have ended.
     """
-    told = threading.Event()
+    told = _Told()
     failed: list[Node] = []
     with _signals(told), contextlib.ExitStack() as stack:
         for node in nodes:
-            if told.is_set():
+            if told.already:
                 return
             if not node.is_alive():
                 node.start()
@@ -35,8 +36,23 @@ def run(*nodes: Node, timeout: float | None = None) -> None:
         raise NodeDied(f"{failed[0].name!r} ended by itself with exit code {failed[0].exitcode}", node=failed[0].name)
 
 
-def _watch(nodes: Sequence[Node], told: threading.Event, failed: list[Node]) -> None:
-    """Set *told* when a node has failed, or the last one has ended."""
+class _Told:
+    """That it is time to stop.  A queue, as an event's lock may be held by the very code that a signal interrupts."""
+
+    def __init__(self) -> None:
+        self.already = False
+        self._queue: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def tell(self) -> None:
+        self.already = True
+        self._queue.put(None)
+
+    def wait(self) -> None:
+        self._queue.get()
+
+
+def _watch(nodes: Sequence[Node], told: _Told, failed: list[Node]) -> None:
+    """Tell when a node has failed, or the last one has ended."""
     lock, left = threading.Lock(), len(nodes)
 
     def wait(node: Node) -> None:
@@ -44,21 +60,21 @@ def _watch(nodes: Sequence[Node], told: threading.Event, failed: list[Node]) -> 
         node.join()
         with lock:
             left -= 1
-            if node.exitcode and not told.is_set():
+            if node.exitcode and not told.already:
                 failed.append(node)
             if failed or not left:
-                told.set()
+                told.tell()
     for node in nodes:
         threading.Thread(target=wait, args=(node,), name=f"pyzmp-run-{node.name}", daemon=True).start()
 
 
 @contextlib.contextmanager
-def _signals(told: threading.Event) -> Iterator[None]:
-    """Let SIGINT and SIGTERM set *told*."""
+def _signals(told: _Told) -> Iterator[None]:
+    """Let SIGINT and SIGTERM tell."""
     def tell(number: int, frame: FrameType | None) -> None:
-        if told.is_set() and number == signal.SIGINT:
+        if told.already and number == signal.SIGINT:
             raise KeyboardInterrupt
-        told.set()
+        told.tell()
     if threading.current_thread() is not threading.main_thread():
         yield
         return

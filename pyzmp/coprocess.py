@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import threading
@@ -20,6 +21,11 @@ __all__ = ["DRAIN", "START", "CoProcess", "Step"]
 
 #: Seconds: the longest start where no timeout is given, and what a shutdown waits after SIGTERM and after SIGKILL.
 START, TERMINATE, KILL = 30.0, 1.0, 1.0
+
+
+def graces(timeout: float | None) -> tuple[float, float, float]:
+    """The shares of a shutdown: to stop by itself, after it was terminated, and after it was killed."""
+    return (DRAIN, TERMINATE, KILL) if timeout is None else (timeout * 0.8, timeout * 0.15, timeout * 0.05)
 
 
 class Step:
@@ -42,6 +48,7 @@ class _Life:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.starting = threading.RLock()  # held by the one thread that starts
+        self.astarting = asyncio.Lock()  # the same among the tasks of a loop
         self.handle: Handle | None = None  # what start() made, also while it waits for readiness
         self.ready = False
         self.control: Control | None = None  # of the loop, in the place where it runs
@@ -184,8 +191,7 @@ class CoProcess:
                 life.control.request_stop()
             return None
         if join:
-            drain, terminate = (DRAIN, TERMINATE) if timeout is None else (timeout * 0.8, timeout * 0.15)
-            end([life.handle], drain, terminate, KILL)
+            end([life.handle], *graces(timeout))
         else:
             life.handle.request_stop()
         return life.handle.exitcode

@@ -11,7 +11,7 @@
     │   ├── RemoteError                                  the service raised
     │   ├── Overloaded                                   the node has no room for the call
     │   ├── Refused                                      the node does not take the call
-    │   ├── DeadlockError       (also RuntimeError)      the call would wait for its own caller
+    │   ├── DeadlockError       (also RuntimeError)      the call would wait for the loop that makes it
     │   └── Cancelled                                    the caller gave the call up
     ├── CannotTravel            (also TypeError)         a value has no form on the wire
     ├── InvalidAnnotation       (also TypeError)         an annotation cannot be checked
@@ -19,6 +19,7 @@
     ├── InvalidAddress          (also ValueError)        not an address, or one not allowed
     ├── AddressInUse            (also OSError)           somebody else listens there
     ├── NodeExists                                       the name of a node is taken
+    ├── AnnouncementRefused                              the registry does not take what is announced
     ├── StartError              (also RuntimeError)      a node could not be started
     └── RegistryUnavailable     (also ConnectionError)   no registry could be reached or started
 """
@@ -125,7 +126,10 @@ class Refused(CallError):
 
 
 class DeadlockError(CallError, RuntimeError):
-    """A blocking call to the loop or thread that makes it, or to one that waits for it."""
+    """A blocking call to the very loop that makes it, which could not answer.
+
+    Only that is detected.  Where two nodes wait for each other, both calls end at their deadlines.
+    """
 
     default_executed = False
 
@@ -175,6 +179,10 @@ class NodeExists(PyzmpError):
     def __str__(self) -> str:
         return (f"{self.name!r} is already run by {self.owner}; {self.asker} asked for it; use another name, or set "
                 "PYZMP_DOMAIN to keep two copies of a program apart")
+
+
+class AnnouncementRefused(PyzmpError):
+    """The registry does not take what a node announces or withdraws: another process's, or what it cannot read."""
 
 
 class StartError(PyzmpError, RuntimeError):

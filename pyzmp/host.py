@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import inspect
 import logging
 import math
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -25,6 +26,7 @@ from pyzmp.protocol.schema import Signature
 from pyzmp.runtime import Runtime
 from pyzmp.transport.loop import Peer, Server
 
+CANCEL = 0.2  # seconds that a cancelled call may take to end
 WORKERS = 64  # calls of worker services that one node runs at once; more wait
 
 log = logging.getLogger("pyzmp.node")
@@ -61,7 +63,7 @@ class Workers:
             threading.Thread(target=self._run, name=f"{self._name}-worker-{self._threads}", daemon=True).start()
 
     def close(self) -> None:
-        """Let the threads end once they have done what they have."""
+        """Let the threads end once they have dealt with what they were given."""
         for _ in range(self._threads):
             self._work.put(None)
 
@@ -80,6 +82,9 @@ class Guest(msgspec.Struct, eq=False):
     services: dict[str, Provided] = msgspec.field(default_factory=dict)
     incarnation: tuple[int, int] = (0, 0)
     leaving: bool = False
+    left: bool = False
+    gone: bool = False
+    hurry: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     running: set[object] = msgspec.field(default_factory=set)
     idle: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     turned: Callable[[], object] | None = None
@@ -152,15 +157,28 @@ class Host:
         return self._shared
 
     async def remove(self, guest: Guest, drain: float) -> None:
-        """Take a node away: new calls are refused, those that run may end within *drain* seconds."""
+        """Take a node away: new calls are refused, those that run may end within *drain* seconds or until its hurry."""
         guest.leaving = True
         try:
-            await asyncio.wait_for(guest.idle.wait(), drain)
-        except (asyncio.TimeoutError, TimeoutError):
+            await either(guest.idle, guest.hurry, drain)
+        finally:
+            guest.gone = True
+            await self._cancel(guest)
+            self._drop(guest)
+
+    @staticmethod
+    async def _cancel(guest: Guest) -> None:
+        """Cancel the calls that still run, so that they are answered before the node is gone."""
+        if guest.running:
             log.warning("%s: %d calls were still running when it stopped", guest.name, len(guest.running))
-        for work in list(guest.running):
-            if isinstance(work, asyncio.Task):
-                work.cancel()
+        tasks = [work for work in guest.running if isinstance(work, asyncio.Task)]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CANCEL)
+            await asyncio.sleep(0)  # for their answers
+
+    def _drop(self, guest: Guest) -> None:
         if guest.workers is not None:
             guest.workers.close()
         if self.guests.get(guest.name) is guest:
@@ -184,7 +202,8 @@ class Host:
         request = parcel.message
         callee = peer.state
         if not isinstance(request, Request) or not isinstance(callee, Callee):
-            self.server.blame(("", peer.key), f"a {type(request).__name__}, which is not for a node")
+            place = str(peer.listener.address), peer.key
+            self.server.blame(place, f"a {type(request).__name__}, which is not for a node")
             return
         if callee.fresh(request):
             self._serve_call(peer, request, parcel)
@@ -203,21 +222,24 @@ class Host:
         except (InvalidCall, MalformedMessage) as error:
             peer.send(refuse(request.call, Code.INVALID_CALL, str(error)))
             return
+        call = Call(guest.name, provided.name, peer.hello.caller, Deadline.after(request.remaining, time.monotonic()))
         context = guest.context.copy()
-        deadline = Deadline.after(request.remaining, time.monotonic())
-        context.run(serving.set, Call(guest.name, provided.name, peer.hello.caller, deadline))
+        context.run(serving.set, call)
+        answer = _Answer(peer, request, provided, call)
         if provided.worker:
-            self._work(peer, request, guest, provided, lambda: context.run(provided.function, *args, **kwargs))
+            self._work(guest, answer, lambda: context.run(provided.function, *args, **kwargs))
             return
         try:
             value = context.run(provided.function, *args, **kwargs)
-        except (Exception, SystemExit) as error:
-            peer.send(_failed(request, error))
-            return
-        if inspect.iscoroutine(value):
-            self._go_on(peer, request, guest, provided, context.run(self.loop.create_task, value))
+        except BaseException as error:
+            answer.failed(error)
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise  # a Ctrl-C of the user's, whom the loop belongs to
         else:
-            _reply(peer, request, provided, value)
+            if inspect.iscoroutine(value):
+                self._go_on(guest, answer, context.run(self.loop.create_task, _outcome(value)))
+            else:
+                answer.returned(value)
 
     def _refusal(self, request: Request, guest: Guest | None) -> Failure | None:
         """Why a call is not begun, or None."""
@@ -235,45 +257,101 @@ class Host:
                           f"{request.remaining} s left, so it was not begun")
         return None
 
-    def _go_on(self, peer: Peer, request: Request, guest: Guest, provided: Provided, task: asyncio.Task[Any]) -> None:
+    def _go_on(self, guest: Guest, answer: _Answer, task: asyncio.Task[_Ended]) -> None:
         """Answer an async service once it has ended."""
         guest.begin(task)
 
         def ended(_: object) -> None:
             guest.ended(task)
-            if task.cancelled():
-                peer.send(_failed(request, asyncio.CancelledError("cancelled in the node")))
-            elif (error := task.exception()) is not None:
-                peer.send(_failed(request, error))
-            else:
-                _reply(peer, request, provided, task.result())
+            cancelled = None, asyncio.CancelledError("cancelled in the node")
+            answer.settle(*(cancelled if task.cancelled() else task.result()))
         task.add_done_callback(ended)
 
-    def _work(self, peer: Peer, request: Request, guest: Guest, provided: Provided, work: Callable[[], Any]) -> None:
+    def _work(self, guest: Guest, answer: _Answer, work: Callable[[], Any]) -> None:
         """Run a service in a thread of the node's, and answer from the loop."""
         if guest.workers is None:
             guest.workers = Workers(guest.name)
         token = object()
         guest.begin(token)
 
-        def ended(value: Any, error: BaseException | None) -> None:
+        def ended(done: Callable[[], None]) -> None:
             guest.ended(token)
-            if error is not None:
-                peer.send(_failed(request, error))
-            else:
-                _reply(peer, request, provided, value)
+            done()
 
         def run() -> None:
             value, error = None, None
+            late = guest.gone or not answer.call.remaining
             try:
-                value = work()
+                value = None if late else work()
             except BaseException as raised:
                 error = raised
+            done = answer.late if late else functools.partial(answer.settle, value, error)
             try:
-                self.loop.call_soon_threadsafe(ended, value, error)
+                self.loop.call_soon_threadsafe(ended, done)
             except RuntimeError:
-                log.warning("%s() of %s ended after its node had stopped", provided.name, guest.name)
+                log.warning("%s() of %s ended after its node had stopped", answer.call.service, guest.name)
         guest.workers.submit(run)
+
+
+_Ended = tuple[Any, "BaseException | None"]
+
+
+async def _outcome(service: Coroutine[Any, Any, Any]) -> _Ended:
+    """What a service came to, as a value: its own SystemExit would end the loop."""
+    try:
+        return await service, None
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        return None, error
+
+
+class _Answer:
+    """The one answer to a call that has begun."""
+
+    __slots__ = ("_peer", "_provided", "_request", "call")
+
+    def __init__(self, peer: Peer, request: Request, provided: Provided, call: Call) -> None:
+        self._peer, self._request, self._provided, self.call = peer, request, provided, call
+
+    def settle(self, value: Any, error: BaseException | None) -> None:
+        """The service returned *value*, unless it raised *error*."""
+        if error is None:
+            self.returned(value)
+        else:
+            self.failed(error)
+
+    def returned(self, value: Any) -> None:
+        """The service returned; what it may not return, or what cannot travel, is its error."""
+        name = self._provided.name
+        self.call.over = True
+        try:
+            self._provided.signature.check_result(name, value)
+            body, buffers = codec.encode(value, f"the result of {name}()")
+            self._peer.send(Reply(self._request.call, body, len(buffers)), buffers)
+        except (CannotTravel, TypeError, ValueError) as error:
+            self.failed(error)
+
+    def failed(self, error: BaseException) -> None:
+        """The service raised."""
+        self.call.over = True
+        body = failure.describe(error, node=self._request.node, service=self._request.service)
+        self._peer.send(Failure(self._request.call, Code.RAISED, executed=True, body=body))
+
+    def late(self) -> None:
+        """It was not begun in time."""
+        self._peer.send(refuse(self._request.call, Code.REFUSED, f"{self.call.service}() of {self.call.node!r} was not "
+                               "begun: its turn came after its deadline, or after the end of the node"))
+
+
+async def either(first: asyncio.Event, second: asyncio.Event, timeout: float) -> None:
+    """Wait until one of the two is set, at most *timeout* seconds."""
+    waits = [asyncio.ensure_future(event.wait()) for event in (first, second)]
+    try:
+        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 def _arguments(parcel: Parcel) -> tuple[list[Any], dict[str, Any]]:
@@ -283,17 +361,3 @@ def _arguments(parcel: Parcel) -> tuple[list[Any], dict[str, Any]]:
             and all(isinstance(name, str) for name in value[1])):
         return value[0], value[1]
     raise MalformedMessage("the arguments of a call are a list and a map of names")
-
-
-def _reply(peer: Peer, request: Request, provided: Provided, value: Any) -> None:
-    try:
-        provided.signature.check_result(provided.name, value)
-        body, buffers = codec.encode(value, f"the result of {provided.name}()")
-        peer.send(Reply(request.call, body, len(buffers)), buffers)
-    except (CannotTravel, TypeError, ValueError) as error:
-        peer.send(_failed(request, error))
-
-
-def _failed(request: Request, error: BaseException) -> Failure:
-    return Failure(request.call, Code.RAISED, executed=True,
-                   body=failure.describe(error, node=request.node, service=request.service))

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from msgspec.structs import replace
 
 from pyzmp import runtime
-from pyzmp.channels.call import running_node
+from pyzmp.channels.call import running_node, serving
 from pyzmp.channels.declare import marks_of, methods_of, timers_of
 from pyzmp.coprocess import DRAIN, START, CoProcess
 from pyzmp.exceptions import RegistryUnavailable, StartError
@@ -77,6 +77,7 @@ class LivingNode(CoProcess):
     async def _lives(self, control: Control) -> int | None:
         """The node's whole life, on the running loop."""
         running_node.set(self)
+        serving.set(None)  # whoever started it may be a service, whose deadline is not the node's
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         begun, stop, early = asyncio.Event(), asyncio.Event(), False
 
@@ -100,6 +101,7 @@ class LivingNode(CoProcess):
         status: list[int | None] = []
         host = Host.of(here, loop)
         guest = Guest(self.name, contextvars.copy_context())
+        control.on_hurry(lambda: _call(loop, guest.hurry.set))
         own = self._fact(here, host)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(host.release)
@@ -118,19 +120,25 @@ class LivingNode(CoProcess):
             host.add(guest)
             begun.set()
             position = await here.announce([own, *self._service_facts(here, guest)])
-            tasks = self._tasks(guest, args, kwargs, stop, status)
-            self._life.home = _Home(host, guest, tasks)
+            home = self._life.home = _Home(host, guest, self._tasks(guest, args, kwargs, stop, status))
             control.on_told(self._told)
             control.ready((addresses[-1], position))
-            await stop.wait()
-            await asyncio.sleep(0)  # an update is called once at least, however soon the stop comes
-            self._life.home = None
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self._leaves(here, host, guest)
-            await _awaited(self.on_stop())
+            try:
+                await stop.wait()
+                await asyncio.sleep(0)  # an update is called once at least, however soon the stop comes
+            finally:
+                await self._ends(home)
+                await self._leaves(here, host, guest)
+                await _awaited(self.on_stop())
         return status[0] if status else 0
+
+    async def _ends(self, home: _Home) -> None:
+        """End what the node does by itself.  A timer or an update that will not end is left behind."""
+        self._life.home = None
+        for task in home.tasks:
+            task.cancel()
+        if home.tasks:
+            await asyncio.wait(home.tasks, timeout=WITHDRAW)
 
     def _fact(self, here: runtime.Runtime, host: Host) -> NodeFact:
         return NodeFact(self.name, here.member.id, host.name, (), self.kind, here.member.host, here.member.pid,
@@ -145,7 +153,7 @@ class LivingNode(CoProcess):
 
     def _services(self) -> dict[str, Provided]:
         declared = methods_of(type(self))
-        services = {method.name: Provided(method.name, getattr(self, attribute), method.declared().signature,
+        services = {method.name: Provided(method.name, method.function.__get__(self), method.declared().signature,
                                           marks_of(type(self), attribute), method.worker)
                     for attribute, method in declared.items()}
         offered = {name: _offered(name, function) for name, function in self._provided.items()}
@@ -185,15 +193,16 @@ class LivingNode(CoProcess):
             await here.withdraw([("service", self.name, name)])
 
     async def _leaves(self, here: runtime.Runtime, host: Host, guest: Guest) -> None:
-        """Be gone from the graph, and answer what is open; once."""
-        if guest.leaving:
+        """Be gone from the graph, then refuse new calls and answer the open ones; once."""
+        if guest.left:
             return
-        guest.leaving = True
+        guest.left = True
         try:
             await here.withdraw([("node", self.name)], WITHDRAW)
         except RegistryUnavailable as error:  # then a view that lives on learns it from the end of the connection
             log.warning("%s stops without a registry: %s", self.name, error)
-        await host.remove(guest, DRAIN - 1)
+        finally:
+            await host.remove(guest, DRAIN - 1)
 
     def _tasks(self, guest: Guest, args: tuple[Any, ...], kwargs: dict[str, Any], stop: asyncio.Event,
                status: list[int | None]) -> list[asyncio.Task[None]]:
@@ -217,7 +226,13 @@ class LivingNode(CoProcess):
         while True:
             try:
                 result = step()
-            except Exception:
+                if inspect.isawaitable(result):
+                    result = await result
+            except asyncio.CancelledError:
+                raise
+            except SystemExit as error:
+                result = error.code or 0
+            except BaseException:
                 log.exception("the update of %r failed, which ends it", self.name)
                 result = 1
             if result is not None:
@@ -225,8 +240,11 @@ class LivingNode(CoProcess):
                 stop.set()
                 return
             turned.clear()
-            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
-                await asyncio.wait_for(turned.wait(), UPDATE)
+            due = asyncio.get_running_loop().call_later(UPDATE, turned.set)
+            try:
+                await turned.wait()
+            finally:
+                due.cancel()
 
 
 def _offered(name: str, function: Callable[..., Any]) -> Provided:
@@ -250,6 +268,8 @@ async def _ticks(function: Callable[[], Any], period: float) -> None:
         await asyncio.sleep(due - time.monotonic())
         try:
             await _awaited(function())
-        except Exception:
+        except asyncio.CancelledError:
+            raise
+        except BaseException:  # also SystemExit: it would end the loop, and all nodes that share it
             log.exception("the timer %s failed; it goes on", getattr(function, "__qualname__", function))
         due += period * max(1, math.ceil((time.monotonic() - due) / period))

@@ -38,8 +38,8 @@ class LoopThread:
             future.cancel()
             raise
 
-    def close(self) -> None:
-        """End the loop and its thread."""
+    def close(self, timeout: float | None = None) -> None:
+        """End the loop and its thread; one that is still busy after *timeout* seconds ends when it turns again."""
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
+        self._thread.join(timeout)

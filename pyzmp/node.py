@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -13,12 +14,13 @@ from pyzmp import runtime
 from pyzmp.channels.at import At
 from pyzmp.channels.call import running_node
 from pyzmp.channels.declare import check_class
-from pyzmp.coprocess import DRAIN, START
+from pyzmp.coprocess import START, graces
 from pyzmp.exceptions import StartError
 from pyzmp.launchers.base import Launcher, NotReady
-from pyzmp.launchers.entity import EntityHandle, EntityLauncher
+from pyzmp.launchers.entity import EntityHandle, EntityLauncher, in_thread
 from pyzmp.launchers.thread import ThreadLauncher
 from pyzmp.life import Kind, LivingNode
+from pyzmp.protocol.deadline import seconds
 from pyzmp.protocol.schema import Signature
 from pyzmp.registry.domain import check_node_name
 
@@ -94,62 +96,71 @@ class Node(LivingNode):
         raised after 30 s.  Raises what the node's hooks raised, NodeExists, InvalidAddress and
         AddressInUse.  A running node is shut down and started again, under the same address.
         """
-        self._check_kind()
+        self._check()
+        over = time.monotonic() + (START if timeout is None else seconds(timeout))
         if self.kind == "process":
             runtime.current().begin_registry()  # while the process is started
-        return self._seen(super().start(timeout))
+        return self._seen(super().start(timeout), over)
 
     async def astart(self, timeout: float | None = None) -> Any:
         """As `start`, in a coroutine; an entity then lives on the running loop."""
-        self._check_kind()
+        self._check()
         if self.kind != "entity":
-            return await _in_thread(self.start, timeout)
+            try:
+                return await in_thread(self.start, timeout)
+            except asyncio.CancelledError:
+                super().shutdown(join=False)
+                raise
+        async with self._life.astarting:
+            return await self._astart_entity(timeout)
+
+    async def _astart_entity(self, timeout: float | None) -> Any:
         await self.ashutdown()
         life = self._life
         life.ready, life.here = False, None
         handle = life.handle = EntityLauncher(asyncio.get_running_loop()).launch(self._live, name=self.name)
         try:
-            value = await handle.await_ready(START if timeout is None else timeout)
+            value = await handle.await_ready(START if timeout is None else seconds(timeout))
         except NotReady:
-            await self._abandon(handle)
+            await _end(handle, 0)
             if timeout is None:
                 raise StartError(f"{self.name!r} was not ready within {START:g} s of its start and was ended; pass a "
                                  "timeout to astart() to wait for longer") from None
             return False
         except BaseException:
-            await self._abandon(handle)
+            await _end(handle, 0)
             raise
         life.ready = True
         return value[0]
-
-    async def _abandon(self, handle: EntityHandle) -> None:
-        handle.terminate()
-        await handle.ajoin()
 
     def shutdown(self, join: bool = True, timeout: float | None = None) -> int | None:
         """Stop the node: new calls are refused, running ones may end; then it is gone, with all that it holds.
 
         Returns its exit code; None if it was never started.  *timeout* bounds it, in seconds.  Called
-        again it returns the same code.
+        again it returns the same code.  Called inside the node it asks, and does not wait.  Raises
+        RuntimeError on the loop that an entity shares, which it would hold up.
         """
-        was = self.is_alive()
+        life, was = self._life, self.is_alive()
+        if running_node.get() is self and life.control is not None:
+            life.control.request_stop()
+            return None
+        if was and join and isinstance(life.handle, EntityHandle) and life.handle.lives_here():
+            raise RuntimeError(f"{self.name!r} lives on the loop that runs here; write await node.ashutdown()")
+        over = None if timeout is None else time.monotonic() + seconds(timeout)
         status = super().shutdown(join, timeout)
-        if was and join:
-            self._gone()
+        if was and join and life.handle is not None:
+            self._gone(WITHDRAWN if over is None else max(0.0, over - time.monotonic()))
         return status
 
     async def ashutdown(self, join: bool = True, timeout: float | None = None) -> int | None:
         """As `shutdown`, in a coroutine."""
         handle = self._life.handle
         if not isinstance(handle, EntityHandle):
-            return await _in_thread(self.shutdown, join, timeout)
-        handle.request_stop()
-        if join:
-            try:
-                await asyncio.wait_for(asyncio.shield(handle.ajoin()), (2 * DRAIN) if timeout is None else timeout)
-            except (asyncio.TimeoutError, TimeoutError):
-                handle.terminate()
-                await handle.ajoin()
+            return await in_thread(self.shutdown, join, timeout)
+        if not join or running_node.get() is self:
+            handle.request_stop()
+        else:
+            await _end(handle, timeout)
         return handle.exitcode
 
     async def ajoin(self) -> None:
@@ -158,7 +169,7 @@ class Node(LivingNode):
         if isinstance(handle, EntityHandle):
             await handle.ajoin()
         else:
-            await _in_thread(self.join)
+            await in_thread(self.join)
 
     async def __aenter__(self) -> Self:
         if not self.is_alive():
@@ -169,6 +180,8 @@ class Node(LivingNode):
         await self.ashutdown()
 
     def __repr__(self) -> str:
+        if "_provided" not in self.__dict__:
+            return f"<{type(self).__name__} that was not initialized>"
         return super().__repr__().replace(" process ", f" {self.kind} ", 1)
 
     # In the starter.
@@ -180,28 +193,31 @@ class Node(LivingNode):
             return EntityLauncher(runtime.current().entity_loop().loop)
         return super()._launcher()
 
-    def _check_kind(self) -> None:
+    def _check(self) -> None:
+        if "_provided" not in self.__dict__:
+            raise TypeError(f"{type(self).__name__}.__init__ did not call super().__init__(name, **options)")
         if self.kind not in ("process", "thread", "entity"):
             raise ValueError(f"kind of {self.name!r}: expected 'process', 'thread' or 'entity', got {self.kind!r}")
         if self.kind == "process" and runtime.settings().registry == "memory":
             raise StartError(f"{self.name!r} is a process, and with registry='memory' nothing leaves this one; make it "
                              "a thread or an entity, or leave the registry setting out")
 
-    def _seen(self, value: Any) -> Any:
+    def _seen(self, value: Any, over: float) -> Any:
         """The address out of what the node said when it was ready, once this process's view has caught up with it."""
         if value is False:
             return False
         address, position = value
         if self.kind == "process":
-            runtime.current().wait_until(lambda: runtime.current().replica.view.reached(position), START)
+            view = runtime.current().replica.view
+            runtime.current().wait_until(lambda: view.reached(position), max(0.0, over - time.monotonic()))
         return address
 
-    def _gone(self) -> None:
+    def _gone(self, timeout: float) -> None:
         """Wait until the node is out of this process's view."""
         here = runtime.current()
         known = here.replica.view.facts.node(self.name)
         if known is not None and self.kind == "process":
-            here.wait_until(lambda: here.replica.view.facts.node(self.name) != known, WITHDRAWN)
+            here.wait_until(lambda: here.replica.view.facts.node(self.name) != known, timeout)
 
     def _guarded(self, service: str, bound: Callable[..., R]) -> Callable[..., R]:
         """The method itself in unit tests and inside the node; elsewhere a call of it is an error."""
@@ -220,7 +236,7 @@ class Node(LivingNode):
         life, function = self._life, self._provided.get(name)
         if life.home is not None:
             self._here(self._offers(name))
-        elif life.handle is not None and life.handle.is_alive():
+        elif life.control is None and life.handle is not None and life.handle.is_alive():
             # A method of the node's own is the one of the copy that runs.
             own = getattr(function, "__self__", None) is self
             life.handle.tell((name, getattr(function, "__name__", "") if own else function, own))
@@ -234,6 +250,14 @@ class Node(LivingNode):
 builtin_callable = callable
 
 
+async def _end(handle: EntityHandle, timeout: float | None) -> None:
+    """End an entity: ask it, then hurry it, then cancel it."""
+    for ask, grace in zip((handle.request_stop, handle.terminate, handle.kill), graces(timeout), strict=True):
+        ask()
+        if await handle.ajoin(max(grace, 0.05)):
+            return
+
+
 def current_node() -> Node:
     """The node that runs this code.  Raises RuntimeError outside of nodes."""
     node = running_node.get()
@@ -241,8 +265,5 @@ def current_node() -> Node:
         raise RuntimeError("current_node() is for code that a node runs; no node runs this")
     return cast("Node", node)
 
-
-async def _in_thread(function: Callable[..., R], *args: Any) -> R:
-    return await asyncio.get_running_loop().run_in_executor(None, function, *args)
 
 

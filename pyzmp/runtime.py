@@ -36,6 +36,7 @@ T = TypeVar("T")
 TIMEOUT = 5.0  # seconds that a call may take where nothing else is said
 FIRST_LOOK = 1.0  # seconds that the first look of a process waits for what a registry knows, at most
 LATER_LOOK = 0.1  # and any later one, while no registry is followed
+BUSY = 1.0  # seconds for which the end of a runtime waits for an entity's code, at most
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -80,7 +81,7 @@ class Runtime:
         self._names: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, str] = weakref.WeakKeyDictionary()
         self.sessions = Sessions(self.context, self._thread.loop, self.member.id)
         self._looked = False
-        self.hosts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = weakref.WeakKeyDictionary()
+        self.hosts: dict[asyncio.AbstractEventLoop, Any] = {}  # each knows its loop: as weak keys they would stay
         self.domain = None if settings.registry == "memory" else Domain.named(settings.domain)
         loop = self._thread.loop
         finder = Inside(self.context, loop) if self.domain is None else OnHost(self.domain)
@@ -146,7 +147,9 @@ class Runtime:
     # Loops that nodes live on.
 
     def register(self, loop: asyncio.AbstractEventLoop) -> str:
-        """Give *loop* its name in the graph."""
+        """Give *loop* its name in the graph.  What was left on loops that are closed by now is ended."""
+        for closed in [known for known in self.hosts.copy() if known.is_closed()]:
+            self.hosts[closed].close()
         with self._lock:
             name = self._names.get(loop)
             if name is None:
@@ -193,7 +196,7 @@ class Runtime:
         _state.forget(self)
         self._at_exit.cancel()
         if self._entities is not None:
-            self._entities.close()
+            self._entities.close(BUSY)
         self.sessions.close_own()
         self.run(self._close())
         self._thread.close()
@@ -261,6 +264,7 @@ class _State:
             self._inherited.append(runtime)
             runtime.context.close_inherited()
             runtime.replica.close_inherited()
+            runtime.sessions.close_inherited()
 
 
 _state = _State()

@@ -11,17 +11,23 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections import deque
+import time
+from collections import OrderedDict, deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
 
 import msgspec
 
-from pyzmp.protocol.calls import Ask, Outcome
+from pyzmp.exceptions import NodeDied
+from pyzmp.protocol.calls import Ask, Outcome, died, timed_out
 from pyzmp.transport.context import Context
 from pyzmp.transport.line import Line
 from pyzmp.transport.outbox import guarded
 
-OWN = 64  # sessions of threads' own that a process has, at most; the rest share
+OWN = 64  # sessions of threads' own over sockets that a process has, at most; the rest share
+SLACK = 0.1  # seconds after its deadline in which a call over a shared session has its outcome
+_FOREVER = threading.TIMEOUT_MAX / 2
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -38,7 +44,8 @@ class Sessions:
     """All sessions of this process to nodes.  Used from any thread; the shared ones live on *loop*."""
 
     def __init__(self, context: Context, loop: asyncio.AbstractEventLoop, caller: str) -> None:
-        self.own = 0
+        self.own: set[Line] = set()
+        self.futures: set[Future[Any]] = set()  # of the calls that are under way
         self._context, self._loop, self._caller = context, loop, caller
         self._pid = os.getpid()
         self._lock = threading.Lock()
@@ -52,11 +59,6 @@ class Sessions:
         """A new session to *target*'s loop."""
         return Line(self._context, target.address, target.loop, self._caller)
 
-    def count(self, more: int) -> None:
-        """Count the sessions that threads have of their own."""
-        with self._lock:
-            self.own += more
-
     def ask(self, target: Target, ask: Ask) -> Outcome:
         """Make a call and block until its one outcome is there, on a session of this thread's or the shared one."""
         own: _OwnLines | None = getattr(self._local, "lines", None)
@@ -66,15 +68,26 @@ class Sessions:
         if line is not None:
             return line.ask(ask)
         waiter = _Waiter()
-        self.submit(target, ask, waiter.settle)
-        return waiter.outcome()
+        self._asked.append((target, ask, waiter.settle))
+        self._wake()  # whatever was asked before: that may be interrupted by this, and never go on
+        return waiter.outcome(ask)
 
     def submit(self, target: Target, ask: Ask, done: Callable[[Outcome], object]) -> None:
         """Begin a call on the shared session; *done* gets its one outcome, in the runtime's thread."""
         self._asked.append((target, ask, done))
         if not self._waking:
             self._waking = True
+            self._wake()
+
+    def _wake(self) -> None:
+        """Have the runtime's thread begin what was asked."""
+        try:
             self._loop.call_soon_threadsafe(self._start_asked)
+        except RuntimeError:  # the runtime has been closed
+            self._waking = False
+            while self._asked:
+                _, ask, done = self._asked.popleft()
+                guarded(done, died(ask, "pyzmp has ended in this process", sent=False))
 
     async def acall(self, target: Target, ask: Ask) -> Outcome:
         """Make a call and await its one outcome."""
@@ -92,9 +105,13 @@ class Sessions:
 
     def _near_to(self, loop: asyncio.AbstractEventLoop) -> _Near:
         """What the calls of *loop* need, made now; what loops that are closed needed is forgotten."""
+        near: _Near = _Deliveries(loop), {}
         with self._lock:
-            self._near = {other: near for other, near in self._near.items() if not other.is_closed()}
-            near = self._near[loop] = _Deliveries(loop), {}
+            known = {**self._near, loop: near}
+            self._near = {other: kept for other, kept in known.items() if not other.is_closed()}
+        for other, (_, lines) in known.items():
+            for line in lines.values() if other.is_closed() else ():
+                line.close()
         return near
 
     def _attached(self, lines: _Lines, loop: asyncio.AbstractEventLoop, target: Target) -> Line:
@@ -112,7 +129,12 @@ class Sessions:
         self._waking = False  # first: what is asked from now on wakes again
         while self._asked:
             target, ask, done = self._asked.popleft()
-            guarded(self._attached(self._shared, self._loop, target).start, ask, done)
+            try:
+                line = self._attached(self._shared, self._loop, target)
+            except Exception as error:
+                guarded(done, died(ask, f"it cannot be reached: {error}", sent=False))
+            else:
+                guarded(line.start, ask, done)
 
     def close_own(self) -> None:
         """Close the calling thread's own sessions."""
@@ -125,6 +147,15 @@ class Sessions:
         for line in list(self._shared.values()):
             line.close()
 
+    def close_inherited(self) -> None:
+        """In a forked child: fail the futures of the parent's calls, whose callbacks are the parent's."""
+        for future in self.futures:
+            # A thread of the parent's may have taken the old condition.
+            vars(future).update(_condition=threading.Condition(), _done_callbacks=[])
+            if not future.done():
+                future.set_exception(NodeDied("the process was forked while the call was under way; its outcome goes "
+                                              "to the parent", executed=None))
+
     def is_ours(self) -> bool:
         """Whether this is the process that made them, not a forked child."""
         return self._pid == os.getpid()
@@ -136,36 +167,57 @@ class _OwnLines:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
         self._asked: set[tuple[str, str]] = set()
-        self._lines: dict[tuple[str, str], Line] = {}
+        self._lines: OrderedDict[tuple[str, str], Line] = OrderedDict()  # the one that was used last stands last
 
     def line(self, target: Target) -> Line | None:
         """This thread's own session to *target*'s loop; None where it is to use the shared one.
 
         Over a socket it gets one with its second call only: many threads call many nodes just once.
+        Where the process has no room for more, its least recently used one is closed for it.
         """
         place = target.address, target.loop
         line = self._lines.get(place)
-        if line is not None and line.usable():
-            return line
+        if line is not None:
+            if line.busy:
+                return None
+            if line.usable():
+                self._lines.move_to_end(place)
+                return line
         self._sweep()
-        if not target.address.startswith("memory:") and (place not in self._asked or self._sessions.own >= OWN):
-            self._asked.add(place)
-            return None
-        self._asked.discard(place)
+        own = self._sessions.own
+        if not target.address.startswith("memory:"):
+            if place not in self._asked or not (len(own) < OWN or self._closed_one()):
+                self._asked.add(place)
+                return None
+            self._asked.discard(place)
         line = self._lines[place] = self._sessions.line(target)
-        self._sessions.count(1)
+        if not target.address.startswith("memory:"):
+            own.add(line)
         return line
 
     def close(self) -> None:
-        while self._lines:
-            self._lines.popitem()[1].close()
-            self._sessions.count(-1)
+        for place in list(self._lines):
+            self._drop(place)
+
+    def _closed_one(self) -> bool:
+        """Close the session over a socket that this thread has not used for the longest time; whether it has any."""
+        own = self._sessions.own
+        oldest = next((place for place, line in self._lines.items() if line in own and not line.busy), None)
+        if oldest is not None:
+            self._drop(oldest)
+        return oldest is not None
+
+    def _drop(self, place: tuple[str, str]) -> None:
+        line = self._lines.pop(place, None)
+        if line is not None:
+            self._sessions.own.discard(line)
+            line.close()
 
     def _sweep(self) -> None:
         """Forget the sessions that have ended since."""
-        for place in [place for place, line in self._lines.items() if not line.usable()]:
-            del self._lines[place]
-            self._sessions.count(-1)
+        for place, line in list(self._lines.items()):
+            if not line.busy and not line.usable():
+                self._drop(place)
         if len(self._asked) > OWN * OWN:
             self._asked.clear()
 
@@ -209,9 +261,10 @@ class _Waiter:
         self._outcome = outcome
         self._lock.release()
 
-    def outcome(self) -> Outcome:
-        self._lock.acquire()
-        return self._outcome
+    def outcome(self, ask: Ask) -> Outcome:
+        """The outcome of *ask*; should the runtime's thread not give it in time, that it did not."""
+        left = ask.deadline.remaining(time.monotonic()) + SLACK
+        return self._outcome if self._lock.acquire(timeout=min(left, _FOREVER)) else timed_out(ask, sent=True)
 
 
 _Lines = dict[tuple[str, str], Line]
@@ -220,5 +273,5 @@ _Near = tuple[_Deliveries, _Lines]
 
 def _settle(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
     """Give *future* its outcome as a value, unless whoever waited has gone."""
-    if not future.done():
+    if not future.done() and not future.get_loop().is_closed():
         future.set_result(outcome)

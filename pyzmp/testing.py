@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -90,9 +89,10 @@ def pyzmp_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """
     from pyzmp import runtime
     from pyzmp.launchers.base import living
+    from pyzmp.registry.domain import temporary_directory
 
-    directory = tempfile.mkdtemp(prefix="pyzmp-")
-    name = os.path.basename(directory)[:40]
+    directory = temporary_directory("pyzmp-01234567")
+    name = os.path.basename(directory)
     monkeypatch.setenv("PYZMP_DIR", directory)
     monkeypatch.setenv("PYZMP_DOMAIN", name)
     runtime.reset()

@@ -16,10 +16,11 @@ class Call:
     ``service`` and ``node`` name what was called, ``caller`` the process that called.
     """
 
-    __slots__ = ("caller", "deadline", "node", "service")
+    __slots__ = ("caller", "deadline", "node", "over", "service")
 
     def __init__(self, node: str, service: str, caller: str, deadline: Deadline) -> None:
         self.node, self.service, self.caller, self.deadline = node, service, caller, deadline
+        self.over = False  # whether the service has ended; what it started may go on, and is not bound by it
 
     @property
     def remaining(self) -> float:

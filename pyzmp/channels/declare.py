@@ -12,6 +12,7 @@ from pyzmp.channels.service import Declared, Service
 from pyzmp.exceptions import InvalidAnnotation
 from pyzmp.protocol.deadline import seconds
 from pyzmp.protocol.schema import Signature, Unresolved
+from pyzmp.registry.domain import check_service_name
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,7 +38,7 @@ class ServiceMethod(Generic[P, R_co, L_co]):
             raise TypeError(f"@service(worker=True): {function.__qualname__} is async, and runs on the node's loop; "
                             "leave one of the two out")
         self.function = function
-        self.name = name or function.__name__
+        self.name = check_service_name(function.__name__ if name is None else name)
         self.timeout = None if timeout is None else seconds(timeout)
         self.idempotent, self.worker = idempotent, worker
         self._cls = function.__qualname__.rpartition(".")[0]
@@ -186,14 +187,24 @@ def timers_of(cls: type) -> dict[str, float]:
 
 def check_class(cls: type, base: type) -> None:
     """Raise TypeError for a declaration in *cls* that could not work; *base* is the class whose names are taken."""
-    for attribute, value in vars(cls).items():
+    named: dict[str, str] = {}
+    for attribute, value in _members(cls).items():
+        owners = [parent for parent in cls.__mro__ if attribute in vars(parent)]
+        shown = f"{owners[0].__qualname__}.{attribute}"
         if isinstance(value, ServiceMethod):
             if hasattr(base, attribute):
-                raise TypeError(f"service {cls.__qualname__}.{attribute} would hide {base.__name__}.{attribute}; give "
-                                f"the method another name, and callers this one by @service(name={attribute!r})")
-        elif any(isinstance(vars(parent).get(attribute), ServiceMethod) for parent in cls.__mro__[1:]):
-            raise TypeError(f"{cls.__qualname__}.{attribute} overrides a service without being one; put "
-                            "@service on it too")
+                raise TypeError(f"service {shown} would hide {base.__name__}.{attribute}; give the method another "
+                                f"name, and callers this one by @service(name={attribute!r})")
+            if value.name in named:
+                raise TypeError(f"{cls.__qualname__}.{named[value.name]} and {shown} are both the service "
+                                f"{value.name!r}; give one of them another name")
+            named[value.name] = attribute
+        elif isinstance(getattr(value, "__func__", None), ServiceMethod):
+            raise TypeError(f"{shown} is a service inside of a {type(value).__name__}; a service is a plain method, "
+                            "that gets the node as self")
+        elif any(isinstance(vars(owner)[attribute], ServiceMethod) for owner in owners):
+            raise TypeError(f"{shown} overrides a service of {cls.__qualname__} without being one; put @service on it "
+                            "too")
 
 
 def _members(cls: type) -> dict[str, Any]:

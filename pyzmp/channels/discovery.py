@@ -19,15 +19,13 @@ def discover(channel: str, timeout: float | None = ..., minimum_providers: int =
 def discover(channel: Any, timeout: float | None = None, minimum_providers: int = 1) -> Any:
     """Find a service that at least *minimum_providers* nodes provide.
 
-    *channel* is a service, such as ``Class.method`` or ``Class.at("node").method``: the same comes
+    *channel* is a service, such as ``Class.method`` or ``Class.at("node").method``: a copy comes
     back, or UnknownService is raised.  Or it is a name, or ``node/name``: a `Service` without types
-    comes back, or None.  With a *timeout*, in seconds, both wait for the providers; without one they
-    look once.
+    comes back where there is any provider at last, or None.  With a *timeout*, in seconds, both wait
+    for the providers; without one, or with 0, they look once.
     """
     service = _service(channel)
-    if service.discovered(timeout, minimum_providers):
-        return service
-    return _missing(channel, service)
+    return _checked(channel, service, service.discovered(timeout, minimum_providers))
 
 
 @overload
@@ -39,18 +37,19 @@ async def adiscover(channel: str, timeout: float | None = ...,
 async def adiscover(channel: Any, timeout: float | None = None, minimum_providers: int = 1) -> Any:
     """As `discover`, for coroutines."""
     service = _service(channel)
-    if await service.adiscovered(timeout, minimum_providers):
-        return service
-    return _missing(channel, service)
+    return _checked(channel, service, await service.adiscovered(timeout, minimum_providers))
 
 
 def _service(channel: Any) -> Service[..., Any]:
-    return channel if isinstance(channel, Service) else by_name(channel)
+    return channel.copy() if isinstance(channel, Service) else by_name(channel)
 
 
-def _missing(channel: Any, service: Service[..., Any]) -> None:
+def _checked(channel: Any, service: Service[..., Any], enough: bool) -> Service[..., Any] | None:
+    if enough:
+        return service
     if isinstance(channel, Service):
         raise service.unknown()
+    return service if service.seen() else None
 
 
 class Services(Mapping[str, list[tuple[str, str]]]):

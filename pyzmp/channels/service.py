@@ -13,8 +13,9 @@ from typing_extensions import Self, deprecated
 
 from pyzmp import runtime
 from pyzmp.channels.call import serving
+from pyzmp.channels.future import CallFuture
 from pyzmp.channels.stream import Mapped, Stream
-from pyzmp.exceptions import DeadlockError, MalformedMessage, RemoteError, UnknownService
+from pyzmp.exceptions import CallTimeout, DeadlockError, MalformedMessage, RemoteError, UnknownService
 from pyzmp.protocol import codec
 from pyzmp.protocol.calls import Ask, Outcome, Result, unknown
 from pyzmp.protocol.deadline import Deadline, seconds
@@ -81,40 +82,37 @@ class Service(Generic[P, R_co]):
 
         Raises DeadlockError at once where the answer would have to come from the loop that blocks.
         """
-        target, ask = self._prepare(args, kwargs, self._awaited())
+        limit, began = self._limit(), time.monotonic()
         here = runtime.current()
-        if here.runs(target.loop):
-            raise DeadlockError(f"a blocking call of {self.name}() of {target.node!r} on the very loop that serves it "
-                                f"would never end; write await ….acall(…)", service=self.name, node=target.node)
+        target = self._next(self._looked(limit), here)
+        ask = self._ask(target, args, kwargs, limit, began)
         return self._finish(here.sessions.ask(target, ask))  # type: ignore[no-any-return]
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R_co]:
         """Begin a call; its future.
 
         Arguments that do not fit, and a service that nobody provides, raise here.  Callbacks of the
-        future run in a thread of pyzmp's and must not block.
+        future run in a thread of pyzmp's and must not block.  To wait for it on the loop that is to
+        answer raises DeadlockError.
         """
-        target, ask = self._prepare(args, kwargs, self._awaited())
-        future = CallFuture(self._finish)
-        runtime.current().sessions.submit(target, ask, future.settle)
-        return future
+        limit, began = self._limit(), time.monotonic()
+        return self._submitted(self._looked(limit), args, kwargs, limit, began)
 
     async def acall(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Call the service and await the answer."""
-        began = time.monotonic()
-        await runtime.current().alook()
-        if self._wait and not self.found():
-            await self.adiscovered(self._limit()[1])
-        target, ask = self._prepare(args, kwargs, began)
+        limit, began = self._limit(), time.monotonic()
+        target = self._next(await self._alooked(limit))
+        ask = self._ask(target, args, kwargs, limit, began)
         return self._finish(await runtime.current().sessions.acall(target, ask))  # type: ignore[no-any-return]
 
     def map(self, *iterables: Iterable[Any]) -> Stream[R_co]:
         """Call the service once for each set of arguments; the results, in order, for ``for`` or ``async for``.
 
-        Arguments are taken as by the built-in `map`, as the results are taken.  Many calls are under
-        way at once, over all providers; each has its own deadline, from when it is sent.
+        Arguments are taken as by the built-in `map`, some ahead of the results: the more results were
+        taken, the more calls are under way at once, over all providers.  Each has its own deadline,
+        from when it is sent.
         """
-        return Mapped(self.submit, iter(zip(*iterables, strict=False)))
+        return Mapped(self.submit, self._asubmit, iter(zip(*iterables, strict=False)))
 
     def with_options(self, *, timeout: float | None = None, wait: bool | None = None) -> Self:
         """The same service with other options for its calls.
@@ -122,7 +120,7 @@ class Service(Generic[P, R_co]):
         *timeout* is how long a call may take, in seconds.  With *wait*, a call waits for a provider
         where there is none, within its timeout.
         """
-        other = self._copy()
+        other = self.copy()
         if timeout is not None:
             other._timeout = seconds(timeout)
         if wait is not None:
@@ -138,7 +136,7 @@ class Service(Generic[P, R_co]):
         or -1 an hour for either.  *node* is the provider to ask.  *zmq_ctx* is not needed any more.
         """
         _check_old_form(args, kwargs)
-        other = self._copy(node=node if node is not None else self.node)
+        other = self.copy(node=node if node is not None else self.node)
         other._timeout = _milliseconds(recv_timeout)
         if not other.found() and node is None:
             other.discovered(min(_milliseconds(send_timeout), other._timeout))
@@ -161,6 +159,11 @@ class Service(Generic[P, R_co]):
         here = runtime.current()
         return self._among(here, here.facts())
 
+    def seen(self) -> Sequence[Target]:
+        """As `found`, without any look."""
+        here = runtime.current()
+        return self._among(here, here.replica.view.facts)
+
     def _among(self, here: runtime.Runtime, facts: Facts) -> Sequence[Target]:
         providers = facts.providers(self.name) if self.node is None else facts.provider(self.node, self.name)
         known = self._known
@@ -171,20 +174,23 @@ class Service(Generic[P, R_co]):
         return known[1]
 
     def discovered(self, timeout: float | None, minimum_providers: int = 1) -> bool:
-        """Wait until so many provide it, at most *timeout* seconds; whether they do."""
-        enough = self._enough(minimum_providers)
-        return enough() or (timeout is not None and runtime.current().wait_until(enough, seconds(timeout)))
+        """Wait until so many provide it, at most *timeout* seconds; whether they do.  Look once for None or 0."""
+        enough, limit = self._enough(minimum_providers), seconds(timeout) if timeout else None
+        if limit is None:
+            runtime.current().facts()
+        return enough() or (limit is not None and runtime.current().wait_until(enough, limit))
 
     async def adiscovered(self, timeout: float | None, minimum_providers: int = 1) -> bool:
         """As `discovered`, in a coroutine."""
-        enough = self._enough(minimum_providers)
-        await runtime.current().alook()
-        return enough() or (timeout is not None and await runtime.current().await_until(enough, seconds(timeout)))
+        enough, limit = self._enough(minimum_providers), seconds(timeout) if timeout else None
+        if limit is None:
+            await runtime.current().alook()
+        return enough() or (limit is not None and await runtime.current().await_until(enough, limit))
 
     def unknown(self) -> UnknownService:
         """The error that nobody provides this service, with what is known instead."""
         here = runtime.current()
-        facts = here.facts()
+        facts = here.replica.view.facts
         others = facts.providers(self.name)
         where = f"in domain {here.settings.domain!r} ({len(facts.nodes())} nodes known)"
         if self.node is not None and facts.node(self.node) is None:
@@ -204,42 +210,77 @@ class Service(Generic[P, R_co]):
         shown = self._declaration().signature.text if self._declaration is not None else "(...)"
         nodes = {self.node} if self.node else set()
         if runtime.in_use():
-            here = runtime.current()
-            nodes |= {target.node for target in self._among(here, here.replica.view.facts)}
+            nodes |= {target.node for target in self.seen()}
         return f"<Service {self.name}{shown}{': ' if nodes else ''}{', '.join(sorted(nodes))}>"
 
     # How.
 
-    def _awaited(self) -> float:
-        """Wait for a provider where that is wanted; the moment from which the call's time counts."""
-        began = time.monotonic()
-        if self._wait and not self.found():
-            self.discovered(self._limit()[1])
-        return began
+    def _looked(self, limit: float) -> Sequence[Target]:
+        """The providers; waited for, at most *limit* seconds, where that is wanted."""
+        if not self._wait:
+            return self.found()
+        self.discovered(limit)
+        return self.seen()
 
-    def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any], began: float) -> tuple[Target, Ask]:
-        """Check what the caller can know; whom to ask and what."""
-        targets = self.found()
+    async def _alooked(self, limit: float) -> Sequence[Target]:
+        """As `_looked`, in a coroutine."""
+        await (self.adiscovered(limit) if self._wait else runtime.current().alook())
+        return self.seen()
+
+    def _next(self, targets: Sequence[Target], blocked: runtime.Runtime | None = None) -> Target:
+        """Whose turn it is; for a thread of the runtime *blocked* that will block, of those that can answer then."""
         if not targets:
             raise self.unknown()
+        self._turn = turn = self._turn + 1
+        target = targets[turn % len(targets)]
+        if blocked is None or not blocked.runs(target.loop):
+            return target
+        others = [other for other in targets if not blocked.runs(other.loop)]
+        if not others:
+            raise DeadlockError(f"a blocking call of {self.name}() of {target.node!r} on the very loop that serves it "
+                                f"would never end; write await ….acall(…)", service=self.name, node=target.node)
+        return others[turn % len(others)]
+
+    def _ask(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], limit: float, began: float) -> Ask:
+        """What *target* is asked, checked as far as the caller can; to end *limit* seconds after the call *began*."""
         if self._declaration is not None:
             self._declaration().signature.check(self.name, args, kwargs)
         body, buffers = codec.encode([list(args), kwargs], "arguments")
-        self._turn = turn = self._turn + 1
-        target = targets[turn % len(targets)]
-        timeout, left = self._limit()
-        return target, Ask(target.node, self.name, body, buffers, Deadline.after(left, began), timeout,
-                           target.incarnation)
+        return Ask(target.node, self.name, body, buffers, Deadline.after(limit, began), limit, target.incarnation)
 
-    def _limit(self) -> tuple[float, float]:
-        """The timeout of a call, and what is left of it inside the call that is being served here."""
+    def _submitted(self, targets: Sequence[Target], args: tuple[Any, ...], kwargs: dict[str, Any], limit: float,
+                   began: float) -> CallFuture:
+        target, here = self._next(targets), runtime.current()
+        ask = self._ask(target, args, kwargs, limit, began)
+        future = CallFuture(self._finish, lambda: here.runs(target.loop))
+        here.sessions.futures.add(future)
+        future.add_done_callback(here.sessions.futures.discard)
+        here.sessions.submit(target, ask, future.settle)
+        return future
+
+    async def _asubmit(self, *args: Any) -> Future[Any]:
+        """As `submit`, without blocking while it waits for a provider."""
+        limit, began = self._limit(), time.monotonic()
+        return self._submitted(await self._alooked(limit), args, {}, limit, began)
+
+    def _limit(self) -> float:
+        """How long a call may take: its timeout, or what is left of the call that is being served here.
+
+        Raises CallTimeout where that is nothing.
+        """
         timeout = self._timeout
         if timeout is None and self._declaration is not None:
             timeout = self._declaration().timeout
         if timeout is None:
             timeout = runtime.current().settings.timeout
         outer = serving.get()
-        return timeout, timeout if outer is None else max(min(timeout, outer.remaining), 1e-3)
+        if outer is None or outer.over:
+            return timeout
+        left = outer.remaining
+        if not left:
+            raise CallTimeout(f"{self.name}() was not called: nobody waits any more for {outer.service}() of "
+                              f"{outer.node!r}, which calls it", service=self.name, node=self.node, executed=False)
+        return min(timeout, left)
 
     def _finish(self, outcome: Outcome) -> Any:
         """The result, or its error raised, in the caller's own thread."""
@@ -258,9 +299,10 @@ class Service(Generic[P, R_co]):
         return self._declaration is None or self._declaration().mark in marks
 
     def _enough(self, count: int) -> Callable[[], bool]:
-        return lambda: len(self.found()) >= count
+        return lambda: len(self.seen()) >= count
 
-    def _copy(self, **changes: Any) -> Self:
+    def copy(self, **changes: Any) -> Self:
+        """The same service as a value of its own, for another *node* if that is given."""
         other = type(self)(self.name, node=changes.get("node", self.node), declared=self._declaration)
         other._timeout, other._wait = self._timeout, self._wait
         return other
@@ -269,43 +311,10 @@ class Service(Generic[P, R_co]):
         return {**self.__dict__, "_known": _NOTHING}
 
 
-class CallFuture(Future[Any]):
-    """The future of a call: its result is decoded by whoever asks for it."""
-
-    def __init__(self, finish: Callable[[Outcome], Any]) -> None:
-        super().__init__()
-        self._finish_call = finish
-
-    def settle(self, outcome: Outcome) -> None:
-        """Take the outcome, unless the caller has cancelled; called once, by the thread that it came to."""
-        if self.set_running_or_notify_cancel():
-            if isinstance(outcome, Result):
-                self.set_result(outcome)
-            else:
-                self.set_exception(outcome)
-
-    def result(self, timeout: float | None = None) -> Any:
-        """As `concurrent.futures.Future.result`."""
-        value = super().result(timeout)
-        if isinstance(value, Result):
-            value = self._result = self._finish_call(value)
-        return value
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """As `concurrent.futures.Future.exception`; a result that cannot be decoded is an error here too."""
-        error = super().exception(timeout)
-        if error is None:
-            try:
-                self.result(0)
-            except Exception as undecodable:
-                return undecodable
-        return error
-
-
 def discover_by_name(name: str, timeout: float | None = None, minimum_providers: int = 1) -> Service[..., Any] | None:
-    """The service *name*, or ``node/name``, once so many provide it; None where they do not."""
+    """The service *name*, or ``node/name``: waits until so many provide it; None where nobody does."""
     found = by_name(name)
-    return found if found.discovered(timeout, minimum_providers) else None
+    return found if found.discovered(timeout, minimum_providers) or found.seen() else None
 
 
 def by_name(name: Any) -> Service[..., Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -56,37 +56,60 @@ class Stream(Iterator[R_co], AsyncIterator[R_co]):
 class Mapped(Stream[R_co]):
     """The results of many calls, in the order of their arguments, with up to `WINDOW` calls under way.
 
-    An item that failed raises its error in its place; the next one can still be asked for.
+    An item that failed raises its error in its place, and the next one can still be asked for; so
+    does an error of the arguments, which are over then.  A call is begun by *submit*, in a coroutine
+    by *asubmit*.
     """
 
-    def __init__(self, submit: Callable[..., Future[R_co]], arguments: Iterator[tuple[Any, ...]]) -> None:
-        self._submit = submit
+    def __init__(self, submit: Callable[..., Future[R_co]], asubmit: Callable[..., Awaitable[Future[R_co]]],
+                 arguments: Iterator[tuple[Any, ...]]) -> None:
+        self._submit, self._asubmit = submit, asubmit
+        self._window = 1
         self._arguments: Iterator[tuple[Any, ...]] = arguments
         self._futures: deque[Future[R_co]] = deque()
         self._over = False
 
-    def _next(self) -> Future[R_co] | None:
-        # Refilled by halves, so that calls leave in batches and not each behind its predecessor's result.
-        if not self._over and len(self._futures) <= WINDOW // 2:
-            while len(self._futures) < WINDOW:
-                arguments = next(self._arguments, None)
-                if arguments is None:
-                    self._over = True
-                    break
-                self._futures.append(_begun(self._submit, arguments))
-        return self._futures.popleft() if self._futures else None
+    def _runs_low(self) -> bool:
+        """Whether to begin more calls, twice as many as before: they leave in batches, and the first one soon."""
+        low = len(self._futures) <= self._window // 2
+        if low:
+            self._window = min(2 * self._window, WINDOW)
+        return low
+
+    def _take(self) -> tuple[Any, ...] | None:
+        """The next arguments, while there is room for their call."""
+        if self._over or len(self._futures) >= self._window:
+            return None
+        try:
+            return next(self._arguments)
+        except StopIteration:
+            pass
+        except Exception as error:
+            self._futures.append(_failed(error))
+        self._over = True
+        return None
 
     def __next__(self) -> R_co:
-        future = self._next()
-        if future is None:
+        if self._runs_low():
+            while (arguments := self._take()) is not None:
+                try:
+                    self._futures.append(self._submit(*arguments))
+                except Exception as error:
+                    self._futures.append(_failed(error))
+        if not self._futures:
             raise StopIteration
-        return future.result()
+        return self._futures.popleft().result()
 
     async def __anext__(self) -> R_co:
-        future = self._next()
-        if future is None:
+        if self._runs_low():
+            while (arguments := self._take()) is not None:
+                try:
+                    self._futures.append(await self._asubmit(*arguments))
+                except Exception as error:
+                    self._futures.append(_failed(error))
+        if not self._futures:
             raise StopAsyncIteration
-        return await asyncio.wrap_future(future)
+        return await asyncio.wrap_future(self._futures.popleft())
 
     def close(self) -> None:
         self._over = True
@@ -94,11 +117,8 @@ class Mapped(Stream[R_co]):
             self._futures.pop().cancel()
 
 
-def _begun(submit: Callable[..., Future[R_co]], arguments: tuple[Any, ...]) -> Future[R_co]:
-    """A call's future, also where the call could not begin: its error has its place among the results."""
-    try:
-        return submit(*arguments)
-    except Exception as error:
-        failed: Future[R_co] = Future()
-        failed.set_exception(error)
-        return failed
+def _failed(error: Exception) -> Future[Any]:
+    """The future of a call that could not begin: its error has its place among the results."""
+    failed: Future[Any] = Future()
+    failed.set_exception(error)
+    return failed

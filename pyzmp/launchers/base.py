@@ -21,14 +21,43 @@ DRAIN = 5.0
 EXIT_DRAIN, EXIT_TERMINATE, EXIT_KILL = 0.8, 0.3, 0.4
 
 
+class _Signal:
+    """Something that is asked for once, and who is to be called when it is."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked = threading.Event()
+        self._callbacks: list[Callable[[], object]] = []
+
+    def on(self, callback: Callable[[], object]) -> None:
+        with self._lock:
+            if not self._asked.is_set():
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def ask(self) -> None:
+        with self._lock:
+            self._asked.set()
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+    @property
+    def asked(self) -> bool:
+        return self._asked.is_set()
+
+    def wait(self, timeout: float | None) -> bool:
+        return self._asked.wait(timeout)
+
+
 class Control:
     """What the launched side holds.  Every method may be called from any thread."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._lock = threading.Lock()
-        self._asked = threading.Event()
-        self._callbacks: list[Callable[[], object]] = []
+        self._stopping, self._hurrying = _Signal(), _Signal()
         self._listener: Callable[[Any], object] | None = None
         self._early: list[Any] = []
 
@@ -40,28 +69,29 @@ class Control:
 
         It runs in a thread of the launcher's (or in this one), so it must not block.
         """
-        with self._lock:
-            if not self._asked.is_set():
-                self._callbacks.append(callback)
-                return
-        callback()
+        self._stopping.on(callback)
+
+    def on_hurry(self, callback: Callable[[], object]) -> None:
+        """Calls ``callback`` as :meth:`on_stop` does, once the stop is not to wait for anything any more."""
+        self._hurrying.on(callback)
 
     @property
     def stop_requested(self) -> bool:
         """Whether a stop was asked for."""
-        return self._asked.is_set()
+        return self._stopping.asked
 
     def wait_stop(self, timeout: float | None = None) -> bool:
         """Waits until a stop is asked for, at most ``timeout`` seconds; whether it was."""
-        return self._asked.wait(timeout)
+        return self._stopping.wait(timeout)
 
     def request_stop(self) -> None:
         """Asks the body to stop: runs the callbacks in this thread."""
-        with self._lock:
-            self._asked.set()
-            callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback()
+        self._stopping.ask()
+
+    def request_hurry(self) -> None:
+        """Asks the body to stop without waiting for anything: runs the callbacks in this thread."""
+        self._stopping.ask()
+        self._hurrying.ask()
 
     def on_told(self, callback: Callable[[Any], object]) -> None:
         """Calls ``callback`` with each value that the starter tells, also the earlier ones.

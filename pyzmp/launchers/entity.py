@@ -8,15 +8,42 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from pyzmp.exceptions import StartError
 from pyzmp.launchers.base import Body, Control, Handle, Launcher, NotReady, living
 
+T = TypeVar("T")
+
 log = logging.getLogger("pyzmp.launchers")
+
+
+async def in_thread(function: Callable[..., T], *args: Any) -> T:
+    """Run what blocks in a daemon thread of its own: given up, it holds up neither the loop's end nor the exit."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(value: Any, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        value, error = None, None
+        try:
+            value = function(*args)
+        except BaseException as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(settle, value, error)
+    threading.Thread(target=run, name=f"pyzmp-{function.__name__}", daemon=True).start()
+    return await future
 
 
 class EntityControl(Control):
@@ -62,13 +89,11 @@ class EntityHandle(Handle):
                 log.exception("%r failed", self._control.name)
             else:
                 self._fail(error)
-            if not isinstance(error, Exception):
-                raise
         finally:
             self._status = _exit_code(status)
             self._fail(StartError(f"{self._control.name!r} ended with exit code {self._status} before it was ready"))
-            living.discard(self)
             self._ended.set()
+            living.discard(self)
             if self._aended is not None:
                 self._aended.set()
 
@@ -76,12 +101,13 @@ class EntityHandle(Handle):
         if not self._control.answer.done():
             self._control.answer.set_exception(error)
 
-    def _here(self) -> bool:
+    def lives_here(self) -> bool:
+        """Whether its loop is the one that runs in this thread."""
         return asyncio._get_running_loop() is self._loop
 
     def wait_ready(self, timeout: float) -> Any:
         """As promised; raises RuntimeError on the entity's own loop, which could then not start it."""
-        if self._here():
+        if self.lives_here():
             raise RuntimeError(f"{self._control.name!r} is started on the loop that runs here; write await "
                                "node.astart()")
         try:
@@ -96,6 +122,7 @@ class EntityHandle(Handle):
         ready = asyncio.wrap_future(self._control.answer)
         done, _ = await asyncio.wait({ready}, timeout=timeout)
         if not done:
+            ready.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody else will look
             raise NotReady(f"{self._control.name!r} was not ready within {timeout:g} s")
         return ready.result()
 
@@ -103,12 +130,13 @@ class EntityHandle(Handle):
         self._control.request_stop()
 
     def terminate(self) -> None:
+        """Asks it to stop without waiting for anything."""
+        self._control.request_hurry()
+
+    def kill(self) -> None:
         """Cancels the task: as far as one can go with an entity."""
-        self.request_stop()
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._cancel)
-
-    kill = terminate
 
     def _cancel(self) -> None:
         if self._task is not None:
@@ -117,19 +145,20 @@ class EntityHandle(Handle):
     def join(self, timeout: float | None = None) -> bool:
         """Waits as promised; on the entity's own loop, or where that is closed, it does not wait."""
         over = None if timeout is None else time.monotonic() + timeout
-        while not self._ended.is_set() and not self._here() and not self._loop.is_closed():
+        while not self._ended.is_set() and not self.lives_here() and not self._loop.is_closed():
             left = 0.5 if over is None else min(0.5, over - time.monotonic())
             if left <= 0:
                 break
             self._ended.wait(left)
         return self._ended.is_set() or self._loop.is_closed()
 
-    async def ajoin(self) -> None:
-        """Waits on the running loop until it has ended."""
-        if self._here() and self._aended is not None:
-            await self._aended.wait()
-        else:
-            await asyncio.get_running_loop().run_in_executor(None, self.join)
+    async def ajoin(self, timeout: float | None = None) -> bool:
+        """Waits on the running loop until it has ended, at most *timeout* seconds; whether it has."""
+        if not self.lives_here() or self._aended is None:
+            return await in_thread(self.join, timeout)
+        with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+            await asyncio.wait_for(self._aended.wait(), timeout)
+        return self._ended.is_set()
 
     @property
     def exitcode(self) -> int | None:
@@ -153,4 +182,6 @@ class EntityLauncher(Launcher):
         """As promised by `Launcher`; an entity takes everything, so only ``body`` and ``name`` matter."""
         handle = EntityHandle(body, name, self._loop)
         living.add(handle)
+        if not handle.is_alive():  # it may have ended, and discarded itself, before it was added
+            living.discard(handle)
         return handle

@@ -12,9 +12,11 @@ import contextlib
 import io
 import multiprocessing
 import os
+import select
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping
 from multiprocessing import (
     connection,
@@ -39,6 +41,8 @@ from pyzmp.protocol import failure
 
 #: The exit code where the real one cannot be known, as in multiprocessing.
 UNKNOWN = 255
+#: Milliseconds that a child which is asked to stop has to read what it was told before.
+ROOM = 100
 
 
 @contextlib.contextmanager
@@ -208,6 +212,8 @@ class ProcessHandle(Handle):
         # server, keep the sentinel from telling the truth.
         self._ended = popen.sentinel if self._pidfd is None else self._pidfd
         self._lock = threading.RLock()
+        self._unsent: deque[bytes] = deque()
+        self._sending = threading.Lock()  # of whoever writes, for as long as a child that does not read holds it up
         self._exitcode: int | None = None
         self._waiting = 0  # threads that wait on the descriptors
         self._asked = False
@@ -259,20 +265,35 @@ class ProcessHandle(Handle):
                     self.disown()
 
     def request_stop(self) -> None:
+        """As promised; a child that has long not read what it was told is not asked."""
         with self._lock:
             asked, self._asked = self._asked, True
-            if not asked and self._exitcode is None:
-                with contextlib.suppress(OSError):  # it is ending
-                    self._pipe.send_bytes(STOP)
+        with self._held() as over:
+            if not asked and not over and (self._sending.locked() or self._has_room()):
+                self._send(STOP)
+
+    def _has_room(self) -> bool:
+        poll = select.poll()
+        poll.register(self._pipe, select.POLLOUT)
+        return bool(poll.poll(ROOM))
 
     def tell(self, value: Any) -> None:
         from pyzmp.launchers import shipping  # cloudpickle is only loaded here
 
-        data = shipping.dumps(value, name=self._name, open_in="the node")
-        with self._lock:
-            if self._exitcode is None:
-                with contextlib.suppress(OSError):  # it is ending
-                    self._pipe.send_bytes(data)
+        self._send(shipping.dumps(value, name=self._name, open_in="the node"))
+
+    def _send(self, data: bytes) -> None:
+        """Sends to the child, in this thread or in one that is sending."""
+        self._unsent.append(data)
+        while self._unsent and self._sending.acquire(blocking=False):
+            try:
+                with self._held() as over, contextlib.suppress(OSError):  # it is ending
+                    while self._unsent:
+                        message = self._unsent.popleft()
+                        if not over:
+                            self._pipe.send_bytes(message)
+            finally:
+                self._sending.release()
 
     def terminate(self) -> None:
         self._signal(signal.SIGTERM)

@@ -77,12 +77,10 @@ class ThreadHandle(Handle):
         self._control.request_stop()
 
     def terminate(self) -> None:
-        """Asks the thread to stop: no more can be done to a thread."""
-        self.request_stop()
+        """Asks the thread to stop without waiting for anything: no more can be done to a thread."""
+        self._control.request_hurry()
 
-    def kill(self) -> None:
-        """Asks the thread to stop: no more can be done to a thread."""
-        self.request_stop()
+    kill = terminate
 
     def join(self, timeout: float | None = None) -> bool:
         """Waits as promised; called by the thread itself, it does not wait."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -145,7 +145,10 @@ def _error(message: Failure, ask: Ask) -> Exception:
     if message.code == Code.RAISED:
         return failure.rebuild(message.body)
     kind = _ERRORS.get(message.code, CallError)
-    return kind(message.text, service=ask.service, node=ask.node, executed=message.executed)
+    error = kind(message.text, service=ask.service, node=ask.node, executed=message.executed)
+    if isinstance(error, InvalidCall):
+        error.argument = bytes(message.body).decode(errors="replace") or None
+    return error
 
 
 class Callee:
@@ -154,10 +157,9 @@ class Callee:
     Each call starts at most once: numbers of calls only grow within a session.
     """
 
-    __slots__ = ("_last", "repeated", "running")
+    __slots__ = ("_last", "repeated")
 
     def __init__(self) -> None:
-        self.running: dict[int, Any] = {}
         self.repeated = 0
         self._last = 0
 
@@ -170,9 +172,9 @@ class Callee:
         return True
 
 
-def refuse(call: int, code: int, text: str) -> Failure:
-    """The answer to a call that is not begun."""
-    return Failure(call, code, text, False)
+def refuse(call: int, code: int, text: str, *, argument: str | None = None) -> Failure:
+    """The answer to a call that is not begun; *argument* names the one that does not fit."""
+    return Failure(call, code, text, False, (argument or "").encode(errors="replace"))
 
 
 def unknown(service: str, known: Collection[str], where: str) -> str:

@@ -11,14 +11,16 @@ from collections.abc import Iterable, Iterator
 from typing import Annotated, NamedTuple, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
-from pyzmp.exceptions import MalformedMessage, NodeExists
+from pyzmp.exceptions import AnnouncementRefused, MalformedMessage, NodeExists
 
 SIZE = 1 << 20  # bytes of one message between a registry and a follower, at most
 PIECE = 48 << 10  # bytes of facts that go into one message, unless one fact alone is larger
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
-Text = Annotated[str, msgspec.Meta(max_length=16384)]
+LONG = 16384  # characters of a text, at most
+Text = Annotated[str, msgspec.Meta(max_length=LONG)]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 Key = tuple[str, ...]
 
@@ -116,7 +118,7 @@ class Refusal(_Struct, frozen=True):
     asker: Text = ""
 
     def error(self) -> Exception:
-        return NodeExists(self.text, self.owner, self.asker) if self.owner else PermissionError(self.text)
+        return NodeExists(self.text, self.owner, self.asker) if self.owner else AnnouncementRefused(self.text)
 
 
 class Join(_Struct, frozen=True, tag="join"):
@@ -201,6 +203,31 @@ def decode(data: bytes | bytearray | memoryview) -> Message:
         return _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
         raise MalformedMessage(f"no message of a registry: {error}") from error
+
+
+def fitting(fact: Fact) -> Fact:
+    """*fact* as it may travel: a signature too long to be shown is cut short.
+
+    Raises AnnouncementRefused for one that a registry could not read.
+    """
+    if isinstance(fact, ServiceFact) and len(fact.text) > LONG:
+        fact = replace(fact, text=f"{fact.text[:LONG - 1]}…")
+    try:
+        decode(encode(Hold((fact,))))
+    except (MalformedMessage, UnicodeEncodeError) as error:
+        raise AnnouncementRefused(f"{fact.key[0]} {'/'.join(fact.key[1:])!r} cannot be announced: {error}") from error
+    return fact
+
+
+def split(change: Change, size: int = PIECE) -> list[Change]:
+    """*change*, or where that is larger than *size* bytes what it says in parts, to be made in this order.
+
+    One that puts services of a node stands or falls with the one before that puts the node.
+    """
+    if len(_encode(change)) <= size:
+        return [change]
+    return [*(Change(deletes=part) for part in pieces(change.deletes, size) if part),
+            *(Change(part) for part in pieces(change.puts, size) if part)]
 
 
 def pieces(items: Iterable[T], size: int = PIECE) -> Iterator[tuple[T, ...]]:

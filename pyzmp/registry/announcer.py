@@ -15,13 +15,17 @@ log = logging.getLogger("pyzmp.registry")
 
 
 class _Item:
-    """A change that has been asked for, and who waits for it."""
+    """A change to propose, and who waits for it, each with what it has asked for itself.
 
-    __slots__ = ("change", "waiting")
+    ``unsettled`` counts the parts that it was sent in.
+    """
 
-    def __init__(self, change: Change, *waiting: asyncio.Future[Position]) -> None:
+    __slots__ = ("change", "unsettled", "waiting")
+
+    def __init__(self, change: Change) -> None:
         self.change = change
-        self.waiting = list(waiting)
+        self.unsettled = 0
+        self.waiting: dict[asyncio.Future[Position], Change] = {}
 
     def succeed(self, position: Position) -> None:
         for future in self.waiting:
@@ -53,8 +57,11 @@ class Announcer:
         self._open = False
 
     def announce(self, new: Iterable[Fact]) -> asyncio.Future[Position]:
-        """Ask for facts to be put; NodeExists at once where this process has a node of that name."""
-        change = Change(puts=tuple(new))
+        """Ask for facts to be put; NodeExists at once where this process has a node of that name.
+
+        AnnouncementRefused at once for what no registry could read.
+        """
+        change = Change(puts=tuple(facts.fitting(fact) for fact in new))
         for fact in change.puts:
             self._check(fact)
         for fact in change.puts:
@@ -72,9 +79,9 @@ class Announcer:
         """Nobody waits for *asked* any more: undo what it announced."""
         items = [*self._queue, *itertools.chain(*self._sent.values()), *(item for _, item in self._unreached)]
         asked.cancel()
-        for item in items:
-            if asked in item.waiting:
-                self.withdraw(fact.key for fact in item.change.puts)
+        change = next((item.waiting[asked] for item in items if asked in item.waiting), None)
+        if change is not None:
+            self.withdraw(fact.key for fact in change.puts)
 
     def introduce(self, held: Iterable[Fact] = ()) -> None:
         """Tell the registry of a new session who this is and all that it owns; what is unsettled is part of that.
@@ -90,7 +97,7 @@ class Announcer:
         rest = _Item(Change())
         for item in (*itertools.chain(*self._sent.values()), *self._queue):
             nodes = {fact.key[1] for fact in item.change.puts}
-            items.get(nodes.pop() if nodes else "", rest).waiting.extend(item.waiting)
+            items.get(nodes.pop() if nodes else "", rest).waiting.update(item.waiting)
         self._sent, self._queue = {}, []
         self._propose([*items.values(), rest], complete=True)
 
@@ -108,9 +115,10 @@ class Announcer:
         """The registry has decided on a proposal."""
         refused = {refusal.index: refusal for refusal in message.refusals}
         for index, item in enumerate(self._sent.pop(message.id, [])):
+            item.unsettled -= 1
             if index in refused:
                 self._refuse(item, refused[index].error())
-            else:
+            elif not item.unsettled:
                 self._unreached.append((message.position, item))
         self.arrive()
 
@@ -147,7 +155,9 @@ class Announcer:
 
     def _ask(self, change: Change) -> asyncio.Future[Position]:
         asked: asyncio.Future[Position] = self._loop.create_future()
-        self._queue.append(_Item(change, asked))
+        item = _Item(change)
+        item.waiting[asked] = change
+        self._queue.append(item)
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
@@ -160,11 +170,14 @@ class Announcer:
             self._propose(queue, complete=False)
 
     def _propose(self, items: Sequence[_Item], *, complete: bool) -> None:
-        remaining = iter(items)
-        parts = list(facts.pieces(item.change for item in items))
+        changes = [(item, change) for item in items for change in facts.split(item.change)]
+        for item, _ in changes:
+            item.unsettled += 1
+        remaining = iter(changes)
+        parts = list(facts.pieces(change for _, change in changes))
         for place, part in enumerate(parts, 1):
             number = next(self._numbers)
-            self._sent[number] = list(itertools.islice(remaining, len(part)))
+            self._sent[number] = [item for item, _ in itertools.islice(remaining, len(part))]
             self._say(facts.Propose(number, part, complete and place == len(parts)))
 
     def _refuse(self, item: _Item, error: Exception) -> None:

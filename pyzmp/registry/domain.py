@@ -23,10 +23,12 @@ import msgspec
 
 from pyzmp.exceptions import RegistryUnavailable
 from pyzmp.protocol.facts import Member
+from pyzmp.registry import remains
 from pyzmp.transport.address import PATH
 
 WAY_OUT = "set PYZMP_DIR to a short path of a directory that only you can write"
 RESERVED = len("/node~~0123456789abcdef")  # bytes that a socket's path needs beyond the directory's
+FRESH = 5.0  # seconds for which a socket that nobody listens to is left alone, as somebody may be about to
 _DOMAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 _PLAIN = re.compile(r"[a-z0-9_.-]+")  # no capitals: some file systems take them for the same
 _LOCK = re.compile(r"registry-([0-9]{1,18})\.lock")
@@ -47,10 +49,22 @@ main(sys.argv[1:])
 
 def check_node_name(name: object) -> str:
     """*name*, if a node can be called so; raises TypeError or ValueError, which say why not."""
+    return _checked(name, "node")
+
+
+def check_service_name(name: object) -> str:
+    """*name*, if a service can be called so; raises TypeError or ValueError, which say why not."""
+    checked = _checked(name, "service")
+    if "/" in checked:
+        raise ValueError(f"{name!r} is no name for a service: what stands before a / is the name of a node")
+    return checked
+
+
+def _checked(name: object, what: str) -> str:
     if not isinstance(name, str):
-        raise TypeError(f"the name of a node is a str, got {type(name).__name__}")
+        raise TypeError(f"the name of a {what} is a str, got {type(name).__name__}")
     if not name.isprintable() or not 0 < len(name.encode("utf-8", "surrogatepass")) <= 255:
-        raise ValueError(f"{name!r} is no name for a node: 1 to 255 bytes of printable characters are")
+        raise ValueError(f"{name!r} is no name for a {what}: 1 to 255 bytes of printable characters are")
     return name
 
 
@@ -129,7 +143,8 @@ class Domain(msgspec.Struct, frozen=True):
         """Make this process the next registry, higher than *above* and all before; its counter and its lock.
 
         The lock files and sockets of dead registries are removed.  Their counters do not come back,
-        so nobody can be misled by a file that is gone.
+        so nobody can be misled by a file that is gone.  So are the sockets of dead nodes that no
+        registry has removed, but not those that were made a moment ago: somebody may be about to listen.
         """
         while True:
             counter = max([above, *self.counters()]) + 1
@@ -141,6 +156,7 @@ class Domain(msgspec.Struct, frozen=True):
                 for path in (f"{self.path}/registry-{dead}", self._lock(dead)):
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(path)
+        remains.sweep(self.path, os.fstat(lock.descriptor).st_mtime - FRESH)
         return counter, lock
 
     def start_lock(self) -> Lock | None:
@@ -254,6 +270,18 @@ class Starting:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=Starting.alone.acquire, after_in_parent=Starting.alone.release,
                         after_in_child=Starting.alone.release)
+
+
+def temporary_directory(domain: str) -> str:
+    """A new directory for a ``PYZMP_DIR`` that is removed again, with a path short enough for the sockets of *domain*.
+
+    It is among the system's temporary files, or in ``/tmp`` where their path is too long.
+    """
+    import tempfile  # costs as much as the rest of this module, and is seldom needed
+
+    base = os.fsencode(tempfile.gettempdir())
+    fits = len(base) + len(f"/pyzmp-01234567/{domain}") + RESERVED <= PATH
+    return tempfile.mkdtemp(prefix="pyzmp-", dir=None if fits else "/tmp")  # noqa: S108  made exclusively, and private
 
 
 def this_process(program: str = "") -> Member:

@@ -17,6 +17,7 @@ from typing import Any
 from pyzmp.exceptions import MalformedMessage, PyzmpError
 from pyzmp.protocol import facts, graph
 from pyzmp.protocol.envelope import Note, Parcel
+from pyzmp.registry import remains
 from pyzmp.registry.domain import Domain, is_gone
 from pyzmp.transport.context import Context
 from pyzmp.transport.loop import Peer, Server
@@ -43,14 +44,15 @@ class _Seat:
 class Registry:
     """One epoch of a domain's history, served on *loop*, whose thread alone may use it.
 
-    ``left`` is done when nobody has been a member for *linger* seconds (None: never).
+    ``left`` is done when nobody has been a member for *linger* seconds (None: never).  In *domain*
+    the sockets of processes that were killed are removed.
     """
 
     def __init__(self, context: Context, loop: asyncio.AbstractEventLoop, epoch: facts.Epoch, *,
-                 lease: float = LEASE, linger: float | None = LINGER) -> None:
+                 lease: float = LEASE, linger: float | None = LINGER, domain: Domain | None = None) -> None:
         self.log = graph.Log(epoch)
         self.left: asyncio.Future[str] = loop.create_future()
-        self._loop = loop
+        self._loop, self._domain = loop, domain
         self._lease, self._linger = lease, linger
         self._began = loop.time()
         self._seats: dict[str, Peer] = {}  # the session of each member that has one
@@ -155,11 +157,24 @@ class Registry:
     def _drop(self, owner: str) -> None:
         self._seats.pop(owner, None)
         self._stop_looking(owner)
+        self._clear(owner)
         self._tell(self.log.drop(owner))
         if self._linger is not None and not self._seats and not self._leases:
             if self._rest is not None:
                 self._rest.cancel()
             self._rest = self._loop.call_later(self._linger, self._finish)
+
+    def _clear(self, owner: str) -> None:
+        """Remove the sockets of a process that is gone.
+
+        Before its facts end: a node binds its address once it has its name, which until then is this one's.
+        """
+        member = self.log.facts.get(("member", owner))
+        if self._domain is None or not isinstance(member, facts.Member) or not is_gone(member):
+            return
+        for fact in self.log.facts.owned_by(owner):
+            for address in fact.addresses if isinstance(fact, facts.NodeFact) else ():
+                remains.remove_dead(self._domain.path, address)
 
     def _stop_looking(self, owner: str) -> None:
         timer = self._leases.pop(owner, None)
@@ -222,7 +237,8 @@ async def _serve(domain: Domain, above: int, linger: float, lease: float, report
         stack.callback(lock.release)
         context = Context()
         stack.callback(context.close)
-        registry = Registry(context, loop, facts.Epoch(counter, os.urandom(8).hex()), lease=lease, linger=linger)
+        registry = Registry(context, loop, facts.Epoch(counter, os.urandom(8).hex()), lease=lease, linger=linger,
+                            domain=domain)
         stack.callback(registry.close)
         registry.bind(domain.registry(counter))
         report(str(counter))

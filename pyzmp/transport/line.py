@@ -25,6 +25,7 @@ class Line:
         self._timer: asyncio.TimerHandle | None = None
         self._timed = 0.0
         self._sending = False
+        self.busy = False  # with a thread's call: what a signal handler or a finaliser calls meanwhile goes elsewhere
         self._session = Session(context, address, Hello(session_id(), caller, loop), on_parcel=self._arrived,
                                 on_end=self._over)
 
@@ -58,6 +59,7 @@ class Line:
         """Make a call and block until its one outcome is there."""
         outcomes: list[Outcome] = []
         session = self._session
+        self.busy = True
         try:
             if not session.sent:
                 session.pump()  # it may be open already, and not say so again
@@ -73,11 +75,17 @@ class Line:
         except BaseException:  # a Ctrl-C, perhaps between the frames of a message
             self.close()
             raise
+        finally:
+            self.busy = False
         return outcomes[0]
 
     def usable(self) -> bool:
         """Whether a thread that has left the line alone for a while can use it still."""
-        self._session.catch_up()
+        self.busy = True
+        try:
+            self._session.catch_up()
+        finally:
+            self.busy = False
         return not self.ended
 
     def close(self) -> None:

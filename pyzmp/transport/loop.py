@@ -125,7 +125,8 @@ class Session:
             self.pump()
 
     def close(self) -> None:
-        """End the session; the listener is told."""
+        """End the session; the listener is told, if it is there still."""
+        self.catch_up()
         if self.ended is None and self._greeted:
             self._outbox.put(Goodbye("closed by the caller"), ())
             self._outbox.flush()
@@ -256,7 +257,8 @@ class Server:
         return bound
 
     def unbind(self, address: str) -> None:
-        """Stop listening at *address*; its callers are told."""
+        """Stop listening at *address*, once what has come is handled; its callers are told."""
+        self._drain(address)
         listener = self._listeners.pop(address, None)
         if listener is not None:
             for place, peer in list(self._peers.items()):

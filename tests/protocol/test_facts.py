@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyzmp.exceptions import MalformedMessage, NodeExists
+from pyzmp.exceptions import AnnouncementRefused, MalformedMessage, NodeExists
 from pyzmp.protocol import facts
 from pyzmp.protocol.facts import Change, Epoch, Member, NodeFact, Position, ServiceFact
 
@@ -89,4 +89,4 @@ def test_a_refusal_becomes_the_error_it_stands_for() -> None:
     assert isinstance(taken, NodeExists)
     assert "pid 1 as Oven" in str(taken)
     assert "pid 2 as Stove" in str(taken)
-    assert isinstance(facts.Refusal(0, "not yours").error(), PermissionError)
+    assert isinstance(facts.Refusal(0, "not yours").error(), AnnouncementRefused)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec.structs import replace
 
+from pyzmp.exceptions import AnnouncementRefused
 from pyzmp.protocol.facts import (
     Beat,
     Change,
@@ -102,7 +103,7 @@ def test_a_fact_is_changed_by_its_owner_only(change: Change) -> None:
     announce(log, A, node("kitchen", A))
     before = log.facts.all()
     _, (refusal,) = log.propose(B, [change])
-    assert isinstance(refusal.error(), PermissionError)
+    assert isinstance(refusal.error(), AnnouncementRefused)
     assert [fact for fact in log.facts.all() if fact != B] == before
 
 
