@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -109,10 +110,15 @@ class Node(LivingNode):
             try:
                 return await in_thread(self.start, timeout)
             except asyncio.CancelledError:
-                super().shutdown(join=False)
+                threading.Thread(target=self._undo_start, name=f"pyzmp-undo-{self.name}", daemon=True).start()
                 raise
         async with self._life.astarting:
             return await self._astart_entity(timeout)
+
+    def _undo_start(self) -> None:
+        """End what a start that was given up has begun, as soon as it is there."""
+        with self._life.starting:
+            super().shutdown()
 
     async def _astart_entity(self, timeout: float | None) -> Any:
         await self.ashutdown()

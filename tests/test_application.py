@@ -92,3 +92,31 @@ def test_a_signal_stops_them_in_reverse_order(script: Any, number: int, eventual
     assert len(pyzmp.discover("hello", timeout=10, minimum_providers=3).providers) == 3  # type: ignore[union-attr]
     process.send_signal(number)
     assert (process.communicate(timeout=10)[0], process.returncode) == ("three\ntwo\none\nover\n", 0)
+
+
+INTERRUPTED = """
+import os, signal, sys, threading
+from pyzmp.application import _signals, _Told
+
+def interrupt(frame, event, argument):
+    global left
+    left -= 1
+    if not left:
+        sys.setprofile(None)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+for moment in range(1, 25):
+    told, left = _Told(), moment
+    with _signals(told):
+        late = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGTERM))
+        late.start()
+        sys.setprofile(interrupt)
+        told.wait()
+        sys.setprofile(None)
+        late.join()
+print("over")
+"""
+
+
+def test_a_signal_is_heard_at_whatever_moment_of_the_waiting_it_comes(script: Any) -> None:
+    assert script(INTERRUPTED).out == "over\n"

@@ -422,7 +422,6 @@ def test_a_malformed_message_does_not_end_the_node(caplog: pytest.LogCaptureFixt
         assert node.is_alive()
 
 
-@pytest.mark.leaves("sockets")  # the killed process's own; its next life takes it over
 @every_way
 def test_a_killed_node_is_advertised_no_more(eventually: Callable[..., None]) -> None:
     with TestNode("node") as node:

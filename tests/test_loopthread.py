@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -54,3 +54,12 @@ def test_closed_it_is_gone_and_may_be_closed_again() -> None:
     assert thread.loop.is_closed()
     assert "closing" not in {other.name for other in threading.enumerate()}
     thread.close()
+
+
+def test_a_busy_one_is_not_waited_for_longer_than_was_said(eventually: Callable[..., None]) -> None:
+    thread, free = LoopThread("busy"), threading.Event()
+    thread.loop.call_soon_threadsafe(free.wait)
+    thread.close(0.02)
+    assert not thread.loop.is_closed()
+    free.set()
+    eventually(thread.loop.is_closed)

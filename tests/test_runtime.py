@@ -120,3 +120,37 @@ def test_waiting_for_the_graph_ends_when_it_is_so_or_the_time_is_over(eventually
     with Lamp("lamp"):
         thread.join()
     assert seen == [True]
+
+
+BUSY = """
+import os, time, pyzmp
+class Busy(pyzmp.Node):
+    @pyzmp.service
+    def block(self, begun: str) -> None:
+        open(begun, "w").close()
+        time.sleep(60)
+Busy("busy", kind="entity").start()
+Busy.block.submit("begun")
+while not os.path.exists("begun"):
+    time.sleep(0.01)
+"""
+
+
+def test_an_entity_that_blocks_its_loop_does_not_hold_up_the_exit(script: Any) -> None:
+    result = script(BUSY)
+    assert result.code == 0, result.err
+    assert result.seconds < 10
+
+
+def test_a_loop_that_was_closed_under_its_nodes_is_forgotten() -> None:
+    pyzmp.configure(registry="memory")
+    here = runtime.current()
+    loop = asyncio.new_event_loop()
+    lamp = Lamp("left")
+    loop.run_until_complete(lamp.astart())
+    assert loop in here.hosts
+    for task in asyncio.all_tasks(loop):
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.close()
+    with Lamp("another"):
+        assert loop not in here.hosts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -26,12 +27,13 @@ def test_every_check_is_told_with_its_time(monkeypatch: pytest.MonkeyPatch, doma
     assert selftest.run(lines.append) is False
     assert str(fails) == "as planted"
     assert lines[0].endswith("private and writable")
-    assert lines[1].startswith("ok ")
-    assert lines[1].endswith(" ms  passes")
-    assert lines[2].startswith("FAILED ")
-    assert lines[2].endswith("fails: RuntimeError: as planted")
-    assert lines[3].endswith("nothing is left behind")
-    assert lines[4].startswith("3 passed, 1 failed in ")
+    assert lines[1].endswith("a domain of the self-test's own")
+    assert lines[2].startswith("ok ")
+    assert lines[2].endswith(" ms  passes")
+    assert lines[3].startswith("FAILED ")
+    assert lines[3].endswith("fails: RuntimeError: as planted")
+    assert lines[4].endswith("nothing is left behind")
+    assert lines[5].startswith("4 passed, 1 failed in ")
     assert os.environ["PYZMP_DIR"] == str(domain)
 
 
@@ -41,7 +43,7 @@ def test_what_a_check_leaves_behind_is_found(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(selftest, "_checks", lambda directory: iter([("forgets", lambda: node.start() and None)]))
     monkeypatch.setattr(runtime, "reset", lambda: None)
     assert selftest.run(lines.append) is False
-    assert "FAILED" in lines[2]
+    assert "FAILED" in lines[3]
     node.shutdown()
     monkeypatch.undo()
     runtime.reset()
@@ -50,3 +52,18 @@ def test_what_a_check_leaves_behind_is_found(monkeypatch: pytest.MonkeyPatch) ->
 def test_an_expected_error_that_does_not_come_is_a_failure() -> None:
     with pytest.raises(RuntimeError, match="expected KeyError, got 3"):
         selftest._raises(KeyError, lambda: 3)
+
+
+def test_a_temporary_directory_that_cannot_be_is_told(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: Path, domain: Path) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(selftest, "_checks", lambda directory: iter([("passes", lambda: None)]))
+    (tmp_path / ("x" * 90)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 90)))  # too long for sockets, so another is taken
+    assert selftest.run(lines.append) is True
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    assert selftest.run(lines.append) is False
+    assert lines[-2].startswith("FAILED ")
+    assert "FileNotFoundError" in lines[-2]
+    assert lines[-1].startswith("1 passed, 1 failed")
+    assert os.environ["PYZMP_DIR"] == str(domain)

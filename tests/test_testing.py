@@ -108,3 +108,16 @@ def test_wrong(pyzmp_start, pyzmp_faults):
         pyzmp_faults.stop("lump")
 """)
     assert "3 passed" in said, said
+
+
+def test_a_long_path_of_the_temporary_files_is_no_hindrance(inside: Any, script: Any,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    long = script.folder / ("x" * 90)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    said = inside("""
+def test_one(pyzmp_start):
+    pyzmp_start(Lamp("lamp"), kind="thread")
+    assert Lamp.pid() == os.getpid()
+""")
+    assert "1 passed" in said, said

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pyzmp.channels.declare import ServiceMethod, every, marks_of, methods_of, service, timers_of
+from pyzmp.channels.declare import ServiceMethod, check_class, every, marks_of, methods_of, service, timers_of
 from pyzmp.channels.service import Service
 
 
@@ -71,3 +71,46 @@ def test_a_timeout_is_a_positive_number() -> None:
     for wrong in (0, -1, float("inf")):
         with pytest.raises(ValueError, match="timeout"):
             service(timeout=wrong)(lambda self: None)
+
+
+class Root:
+    def start(self) -> None: ...
+
+    def __init_subclass__(cls) -> None:
+        check_class(cls, Root)
+
+
+class Plain:
+    def first(self) -> None: ...
+
+
+class Starts:
+    @service
+    def start(self) -> None: ...
+
+
+def test_what_a_mixin_hides_is_seen_through_the_whole_line_of_classes() -> None:
+    class Good(Root, Base): ...
+    with pytest.raises(TypeError, match=r"Plain\.first overrides a service of Bad without being one"):
+        type("Bad", (Plain, Good), {})
+    with pytest.raises(TypeError, match=r"service Starts\.start would hide Root\.start"):
+        type("Bad", (Starts, Root), {})
+    type("Right", (Good, Plain), {})
+
+
+@pytest.mark.parametrize("kind", [staticmethod, classmethod])
+def test_a_service_inside_of_a_static_or_class_method_is_refused(kind: Any) -> None:
+    with pytest.raises(TypeError, match=rf"Bad\.one is a service inside of a {kind.__name__}"):
+        type("Bad", (Root,), {"one": kind(service(lambda self: None))})
+
+
+def test_two_services_of_a_class_have_two_names() -> None:
+    with pytest.raises(TypeError, match=r"Bad\.first and Bad\.other are both the service 'first'"):
+        type("Bad", (Root, Base), {"other": service(name="first")(lambda self: None)})
+    type("Right", (Root, Base), {"first": service(name="another")(lambda self: None)})
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "x" * 300, "two\nlines"])
+def test_a_service_has_a_name_that_can_be_looked_for(name: str) -> None:
+    with pytest.raises(ValueError, match="no name for a service"):
+        service(name=name)(lambda self: None)

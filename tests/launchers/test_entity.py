@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pyzmp.exceptions import StartError
-from pyzmp.launchers.base import Control, NotReady
+from pyzmp.launchers.base import Control, NotReady, living
 from pyzmp.launchers.entity import EntityHandle, EntityLauncher
 
 
@@ -117,3 +117,15 @@ def test_with_its_loop_it_has_ended() -> None:
     handle = asyncio.run(main())  # which cancels what is left
     assert handle.join(5)
     assert handle.exitcode == 1
+
+
+def test_one_that_ended_before_it_was_noted_is_not_kept(
+        loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = living.add
+
+    def late(handle: Any) -> None:
+        handle.request_stop()
+        assert handle.join(5)
+        add(handle)
+    monkeypatch.setattr(living, "add", late)
+    assert launch(loop) not in living._handles

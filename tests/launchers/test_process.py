@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -251,3 +252,43 @@ print([handle.is_alive() for handle in handles])
     result = script(PARENT.format(behaviour="control.wait_stop()", method=start_method, ending=ending))
     assert result.out.splitlines()[-1] == "[True, True, True]"
     assert (result.code, result.err) == (0, "")
+
+
+def test_a_child_that_does_not_read_is_stopped_all_the_same(eventually: Callable[..., None]) -> None:
+    handle = launch(until_stopped)
+    pid = handle.wait_ready(20)
+    os.kill(pid, signal.SIGSTOP)
+    telling = threading.Thread(target=handle.tell, args=(bytes(1 << 20),))
+    telling.start()
+    eventually(lambda: handle._sending.locked())  # type: ignore[attr-defined]
+    began = time.monotonic()
+    end([handle], 0.05, 0.05, 5.0)
+    assert time.monotonic() - began < 2
+    assert handle.exitcode == -signal.SIGKILL
+    telling.join(5)
+    assert not telling.is_alive()
+
+
+def test_a_child_that_has_not_read_for_long_holds_up_no_request() -> None:
+    handle = launch(until_stopped)
+    os.kill(handle.wait_ready(20), signal.SIGSTOP)
+    for _ in range(3):
+        handle.tell(bytes(60_000))
+    began = time.monotonic()
+    end([handle], 0.05, 0.05, 5.0)
+    assert time.monotonic() - began < 2
+    assert handle.exitcode == -signal.SIGKILL
+
+
+def test_a_stop_comes_after_what_is_still_being_told(eventually: Callable[..., None]) -> None:
+    handle = launch(until_stopped)
+    pid = handle.wait_ready(20)
+    os.kill(pid, signal.SIGSTOP)
+    telling = threading.Thread(target=handle.tell, args=(bytes(1 << 20),))
+    telling.start()
+    eventually(lambda: handle._sending.locked())  # type: ignore[attr-defined]
+    handle.request_stop()
+    os.kill(pid, signal.SIGCONT)
+    assert handle.join(5)
+    assert handle.exitcode == 4
+    telling.join(5)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 
-from pyzmp.exceptions import NodeExists, RegistryUnavailable
+from pyzmp.exceptions import AnnouncementRefused, NodeExists, RegistryUnavailable
 from pyzmp.protocol import facts
 from pyzmp.protocol.facts import Change, Epoch, Member, NodeFact, Position, Refusal, ServiceFact, Settled
 from pyzmp.registry.announcer import Announcer
@@ -15,7 +15,8 @@ HERE = Position(Epoch(1, "n"), 5)
 
 
 def node(name: str, **more: object) -> NodeFact:
-    return NodeFact(name, "me", "", (), "process", "host", 1, "m.Oven", **more)  # type: ignore[arg-type]
+    more.setdefault("cls", "m.Oven")
+    return NodeFact(name, "me", "", (), "process", "host", 1, **more)  # type: ignore[arg-type]
 
 
 class Bench:
@@ -137,6 +138,58 @@ async def test_what_nobody_waits_for_any_more_is_withdrawn(bench: Bench) -> None
     await asyncio.sleep(0)
     assert bench.proposals()[-1].changes == (Change(deletes=(("node", "a"),)),)
     assert asked.cancelled()
+
+
+@on_a_loop
+async def test_giving_up_one_service_leaves_the_node_and_its_others(bench: Bench) -> None:
+    bench.announcer.announce([node("a"), ServiceFact("a", "x", "me")])
+    asked = bench.announcer.announce([ServiceFact("a", "y", "me")])
+    bench.announcer.introduce()  # which tells all of the node at once
+    bench.announcer.give_up(asked)
+    await asyncio.sleep(0)
+    assert bench.proposals()[-1].changes == (Change(deletes=(("service", "a", "y"),)),)
+
+
+@on_a_loop
+async def test_a_node_too_large_for_a_message_goes_in_several_and_counts_with_the_last(bench: Bench) -> None:
+    bench.introduce()
+    asked = bench.announcer.announce([node("a"), *(ServiceFact("a", f"service {n}", "me") for n in range(30_000))])
+    await asyncio.sleep(0)
+    *first, last = bench.proposals()
+    assert all(len(facts.encode(message)) < 2 * facts.PIECE for message in bench.said)
+    assert first[0].changes[0].puts[0] == node("a")
+    assert sum(len(change.puts) for message in (*first, last) for change in message.changes) == 30_001
+    for message in first:
+        bench.announcer.settle(Settled(message.id, HERE))
+    assert not asked.done()
+    bench.announcer.settle(Settled(last.id, HERE))
+    assert asked.result() == HERE
+
+
+@on_a_loop
+async def test_a_node_in_several_messages_is_refused_with_the_first(bench: Bench) -> None:
+    bench.introduce()
+    asked = bench.announcer.announce([node("a"), *(ServiceFact("a", f"service {n}", "me") for n in range(3000))])
+    await asyncio.sleep(0)
+    taken = Refusal(0, "a", "pid 2 as Stove", "pid 1 as Oven")
+    for message in bench.proposals():
+        bench.announcer.settle(Settled(message.id, HERE, (taken,)))
+        taken = Refusal(0, "service 'a/...' is not for pid 1 on host to announce")
+    with pytest.raises(NodeExists, match="pid 2 as Stove"):
+        await asked
+
+
+@on_a_loop
+async def test_what_no_registry_could_read_is_refused_at_once(bench: Bench) -> None:
+    with pytest.raises(AnnouncementRefused, match="service 'a/xxx.*length <= 255"):
+        bench.announcer.announce([node("a"), ServiceFact("a", "x" * 300, "me")])
+    bench.introduce()
+    bench.announcer.announce([node("a", cls="C" * 300), ServiceFact("a", "x", "me", text="(" * 20_000)])
+    await asyncio.sleep(0)
+    (proposal,) = bench.proposals()
+    assert facts.decode(facts.encode(proposal)) == proposal
+    assert isinstance(proposal.changes[0].puts[1], ServiceFact)
+    assert proposal.changes[0].puts[1].text.endswith("((…")
 
 
 @on_a_loop

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,15 @@ from msgspec.structs import replace
 
 from pyzmp.exceptions import RegistryUnavailable
 from pyzmp.registry import domain as domains
-from pyzmp.registry.domain import Domain, Lock, check_node_name, is_gone, this_process
+from pyzmp.registry.domain import (
+    Domain,
+    Lock,
+    check_node_name,
+    check_service_name,
+    is_gone,
+    temporary_directory,
+    this_process,
+)
 from pyzmp.transport.address import PATH, parse
 
 Eventually = Callable[..., None]
@@ -120,6 +130,13 @@ def test_a_node_may_have_any_printable_name(name: str) -> None:
     assert check_node_name(name) == name
 
 
+@pytest.mark.parametrize("name", ["", "a/b", "a\nb", "x" * 256, "é" * 128])
+def test_a_service_has_a_name_that_can_be_looked_for(name: str) -> None:
+    assert check_service_name("x" * 255) == "x" * 255
+    with pytest.raises(ValueError, match="no name for a service"):
+        check_service_name(name)
+
+
 @pytest.mark.parametrize("name", ["", "a\nb", "\x00", "x" * 256, "\udc80"])
 def test_a_name_that_cannot_be_shown_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="no name for a node"):
@@ -178,6 +195,32 @@ def test_files_of_dead_registries_go_and_the_highest_stays(home: Domain) -> None
         Path(home.path, f"registry-{counter}").touch()
         lock.release()
     assert sorted(path.name for path in Path(home.path).iterdir()) == ["registry-3", "registry-3.lock"]
+
+
+def test_so_do_old_sockets_of_dead_nodes(home: Domain) -> None:
+    for name, age in (("node-old", 1000.0), ("node-new", None)):
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(f"{home.path}/{name}")
+        if age is not None:
+            os.utime(f"{home.path}/{name}", (age, age))
+    _, lock = home.claim(0)
+    lock.release()
+    assert sorted(path.name for path in Path(home.path).iterdir()) == ["node-new", "registry-1.lock"]
+    Path(home.path, "node-new").unlink()
+
+
+def test_a_temporary_directory_is_short_enough_for_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tempfile.gettempdir()
+    short = Path(temporary_directory("test"))
+    (tmp_path / ("x" * 90)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 90)))
+    other = Path(temporary_directory("test"))
+    try:
+        assert str(short.parent) == before
+        assert len(f"{other}/test") + domains.RESERVED <= PATH
+    finally:
+        short.rmdir()
+        other.rmdir()
 
 
 def test_files_of_a_living_registry_stay(home: Domain) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -240,6 +241,23 @@ def test_a_registry_leaves_after_its_last_member_and_observers_do_not_count() ->
             await asyncio.wait_for(world.registry.left, 1)
 
     asyncio.run(run())
+
+
+DIES = """
+import os, signal, pyzmp
+class Dies(pyzmp.Node):
+    @pyzmp.service
+    def die(self) -> None: os.kill(os.getpid(), signal.SIGKILL)
+for kind in ("entity", "thread"):
+    Dies(kind, kind=kind).start()
+Dies.at("entity").die()
+"""
+
+
+def test_a_killed_process_leaves_no_sockets(domain: Path, script: Any, eventually: Eventually) -> None:
+    script("import pyzmp; pyzmp.Node('first', kind='thread').start()")  # so that a registry is there, which stays
+    assert script(DIES).code == -signal.SIGKILL
+    eventually(lambda: [path.name for path in domain.rglob("node*")] == [], 1)
 
 
 # -- the process -------------------------------------------------------------------------------------------------------
