@@ -14,7 +14,7 @@ from pathlib import Path
 pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
 folders = sorted(str(folder) for folder in pyenv.glob("versions/3.*/bin"))
 os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), *folders])
-for name in ("UV_SYSTEM_CERTS", "UV_NATIVE_TLS"):  # trust whom the system trusts, as pip can; the second is the old name
+for name in ("UV_SYSTEM_CERTS", "UV_NATIVE_TLS"):  # trust whom the system trusts; the second is the old name
     os.environ.setdefault(name, "true")
 os.environ.setdefault("UV_PYTHON_DOWNLOADS", "never")  # a missing interpreter is skipped, not fetched
 if not {"-e", "-m", "-f"} & set(sys.argv):

@@ -3,106 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import inspect
 import logging
 import math
-import queue
 import threading
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import msgspec
-
 from pyzmp.channels.call import Call, serving
 from pyzmp.exceptions import CannotTravel, InvalidCall, MalformedMessage
+from pyzmp.guest import Guest, Provided, Workers, either
 from pyzmp.protocol import codec, failure
+from pyzmp.protocol.admission import Admission
 from pyzmp.protocol.calls import Callee, refuse, unknown
 from pyzmp.protocol.deadline import Deadline
-from pyzmp.protocol.envelope import Code, Failure, Parcel, Reply, Request
-from pyzmp.protocol.schema import Signature
+from pyzmp.protocol.envelope import Cancel, Code, Failure, Parcel, Reply, Request
 from pyzmp.runtime import Runtime
-from pyzmp.transport.loop import Peer, Server
+from pyzmp.transport.server import Peer, Server
 
+TURN = 0.001  # seconds after which a loop looks again at what has come, before it begins more calls
 CANCEL = 0.2  # seconds that a cancelled call may take to end
-WORKERS = 64  # calls of worker services that one node runs at once; more wait
 
 log = logging.getLogger("pyzmp.node")
-
-
-class Provided(msgspec.Struct, frozen=True):
-    """A service as its node holds it."""
-
-    name: str
-    function: Callable[..., Any]
-    signature: Signature
-    marks: tuple[str, ...] = ()
-    worker: bool = False
-
-
-class Workers:
-    """The threads in which a node's worker services run: made as they are needed, and never waited for at exit."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._idle = 0
-        self._threads = 0
-
-    def submit(self, work: Callable[[], object]) -> None:
-        """Have *work* run in one of the threads."""
-        with self._lock:
-            fresh = not self._idle and self._threads < WORKERS
-            self._threads += fresh
-            self._idle -= bool(self._idle)
-        self._work.put(work)
-        if fresh:
-            threading.Thread(target=self._run, name=f"{self._name}-worker-{self._threads}", daemon=True).start()
-
-    def close(self) -> None:
-        """Let the threads end once they have dealt with what they were given."""
-        for _ in range(self._threads):
-            self._work.put(None)
-
-    def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            work()
-            with self._lock:
-                self._idle += 1
-
-
-class Guest(msgspec.Struct, eq=False):
-    """A node on a host: its services, and what of them is running."""
-
-    name: str
-    context: contextvars.Context
-    services: dict[str, Provided] = msgspec.field(default_factory=dict)
-    incarnation: tuple[int, int] = (0, 0)
-    leaving: bool = False
-    left: bool = False
-    gone: bool = False
-    hurry: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
-    running: set[object] = msgspec.field(default_factory=set)
-    idle: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
-    turned: Callable[[], object] | None = None
-    workers: Workers | None = None
-
-    def __post_init__(self) -> None:
-        self.idle.set()
-
-    def begin(self, work: object) -> None:
-        """Note that a call runs beside the loop's turn."""
-        self.running.add(work)
-        self.idle.clear()
-
-    def ended(self, work: object) -> None:
-        """Note that it has ended."""
-        self.running.discard(work)
-        if not self.running:
-            self.idle.set()
 
 
 class Host:
@@ -118,6 +42,7 @@ class Host:
         self.server = self._serve()
         self.guests: dict[str, Guest] = {}
         self.own: dict[str, Server] = {}
+        self._waiting: Admission[Peer, tuple[Request, Parcel]] = Admission()
         self.users = 0
         self._shared: list[str] = []
 
@@ -137,7 +62,8 @@ class Host:
             self.close()
 
     def _serve(self) -> Server:
-        return Server(self.runtime.context, self.loop, self.name, on_parcel=self._arrived, on_open=self._greeted)
+        return Server(self.runtime.context, self.loop, self.name, on_parcel=self._arrived, on_open=self._greeted,
+                      on_end=self._parted, on_read=self._begin_calls)
 
     def add(self, guest: Guest) -> None:
         """Let a node live here; it serves from now on."""
@@ -199,16 +125,59 @@ class Host:
         peer.state = Callee()
 
     def _arrived(self, peer: Peer, parcel: Parcel) -> None:
-        request = parcel.message
-        callee = peer.state
-        if not isinstance(request, Request) or not isinstance(callee, Callee):
+        message, callee = parcel.message, peer.state
+        if isinstance(message, Request) and isinstance(callee, Callee):
+            if callee.fresh(message):
+                self._admit(peer, message, parcel)
+        elif isinstance(message, Cancel) and isinstance(callee, Callee):
+            self._cancel_call(peer, callee, message.call)
+        else:
             place = str(peer.listener.address), peer.key
-            self.server.blame(place, f"a {type(request).__name__}, which is not for a node")
-            return
-        if callee.fresh(request):
-            self._serve_call(peer, request, parcel)
+            self.server.blame(place, f"a {type(message).__name__}, which is not for a node")
 
-    def _serve_call(self, peer: Peer, request: Request, parcel: Parcel) -> None:
+    def _admit(self, peer: Peer, request: Request, parcel: Parcel) -> None:
+        """Let a call wait for its turn, which comes once all that has arrived is read."""
+        refusal = self._refusal(request, self.guests.get(request.node))
+        if refusal is None:
+            deadline = Deadline.after(request.remaining, time.monotonic())
+            if self._waiting.admit(peer, request.call, deadline, (request, parcel)):
+                return
+            refusal = refuse(request.call, Code.OVERLOADED, f"{request.node!r} has {len(self._waiting)} calls waiting "
+                             f"and takes no more; {request.service}() did not run")
+        peer.send(refusal)
+
+    def _cancel_call(self, peer: Peer, callee: Callee, call: int) -> None:
+        """The caller does not want a call any more: it is not begun, or told to stop."""
+        waiting = self._waiting.cancel(peer, call)
+        if waiting is not None:
+            peer.send(refuse(call, Code.CANCELLED, f"{waiting[0].service}() was cancelled before its turn"))
+        elif call in callee.running:
+            callee.running[call]()
+
+    def _parted(self, peer: Peer) -> None:
+        """A caller is gone, and with it the wish for what it asked."""
+        self._waiting.leave(peer)
+        if isinstance(peer.state, Callee):
+            for cancel in list(peer.state.running.values()):
+                cancel()
+
+    def _begin_calls(self) -> bool:
+        """Begin the calls that wait, for a millisecond at most; whether there were any."""
+        over, begun = time.monotonic() + TURN, False
+        while (found := self._waiting.next()) is not None:
+            peer, deadline, (request, parcel) = found
+            begun = True
+            now = time.monotonic()
+            if not deadline.remaining(now):
+                peer.send(refuse(request.call, Code.REFUSED, f"{request.service}() of {request.node!r} waited for its "
+                                 "turn until its deadline, and was not begun"))
+            else:
+                self._serve_call(peer, request, parcel, deadline)
+            if now > over:
+                break
+        return begun
+
+    def _serve_call(self, peer: Peer, request: Request, parcel: Parcel, deadline: Deadline) -> None:
         guest = self.guests.get(request.node)
         refusal = self._refusal(request, guest)
         if refusal is not None or guest is None:
@@ -220,15 +189,18 @@ class Host:
         try:
             args, kwargs = provided.signature.bind(provided.name, *_arguments(parcel))
         except (InvalidCall, MalformedMessage) as error:
-            peer.send(refuse(request.call, Code.INVALID_CALL, str(error)))
+            peer.send(refuse(request.call, Code.INVALID_CALL, str(error), argument=getattr(error, "argument", None)))
             return
-        call = Call(guest.name, provided.name, peer.hello.caller, Deadline.after(request.remaining, time.monotonic()))
+        call = Call(guest.name, provided.name, peer.hello.caller, deadline)
         context = guest.context.copy()
         context.run(serving.set, call)
         answer = _Answer(peer, request, provided, call)
         if provided.worker:
+            answer.running(call.cancel)
             self._work(guest, answer, lambda: context.run(provided.function, *args, **kwargs))
             return
+        call.look = peer.look
+        answer.running(call.cancel)
         try:
             value = context.run(provided.function, *args, **kwargs)
         except BaseException as error:
@@ -260,6 +232,7 @@ class Host:
     def _go_on(self, guest: Guest, answer: _Answer, task: asyncio.Task[_Ended]) -> None:
         """Answer an async service once it has ended."""
         guest.begin(task)
+        answer.running(task.cancel)
 
         def ended(_: object) -> None:
             guest.ended(task)
@@ -309,10 +282,19 @@ async def _outcome(service: Coroutine[Any, Any, Any]) -> _Ended:
 class _Answer:
     """The one answer to a call that has begun."""
 
-    __slots__ = ("_peer", "_provided", "_request", "call")
+    __slots__ = ("_callee", "_peer", "_provided", "_request", "call")
 
     def __init__(self, peer: Peer, request: Request, provided: Provided, call: Call) -> None:
         self._peer, self._request, self._provided, self.call = peer, request, provided, call
+        self._callee = peer.state if isinstance(peer.state, Callee) else Callee()
+
+    def running(self, cancel: Callable[[], object]) -> None:
+        """Have *cancel* called when the caller gives the call up."""
+        self._callee.running[self._request.call] = cancel
+
+    def _over(self) -> None:
+        self.call.over = True
+        self._callee.running.pop(self._request.call, None)
 
     def settle(self, value: Any, error: BaseException | None) -> None:
         """The service returned *value*, unless it raised *error*."""
@@ -324,7 +306,7 @@ class _Answer:
     def returned(self, value: Any) -> None:
         """The service returned; what it may not return, or what cannot travel, is its error."""
         name = self._provided.name
-        self.call.over = True
+        self._over()
         try:
             self._provided.signature.check_result(name, value)
             body, buffers = codec.encode(value, f"the result of {name}()")
@@ -334,24 +316,15 @@ class _Answer:
 
     def failed(self, error: BaseException) -> None:
         """The service raised."""
-        self.call.over = True
+        self._over()
         body = failure.describe(error, node=self._request.node, service=self._request.service)
         self._peer.send(Failure(self._request.call, Code.RAISED, executed=True, body=body))
 
     def late(self) -> None:
         """It was not begun in time."""
+        self._over()
         self._peer.send(refuse(self._request.call, Code.REFUSED, f"{self.call.service}() of {self.call.node!r} was not "
                                "begun: its turn came after its deadline, or after the end of the node"))
-
-
-async def either(first: asyncio.Event, second: asyncio.Event, timeout: float) -> None:
-    """Wait until one of the two is set, at most *timeout* seconds."""
-    waits = [asyncio.ensure_future(event.wait()) for event in (first, second)]
-    try:
-        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
 
 
 def _arguments(parcel: Parcel) -> tuple[list[Any], dict[str, Any]]:

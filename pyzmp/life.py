@@ -19,7 +19,8 @@ from pyzmp.channels.call import running_node, serving
 from pyzmp.channels.declare import marks_of, methods_of, timers_of
 from pyzmp.coprocess import DRAIN, START, CoProcess
 from pyzmp.exceptions import RegistryUnavailable, StartError
-from pyzmp.host import Guest, Host, Provided
+from pyzmp.guest import Guest, Provided
+from pyzmp.host import Host
 from pyzmp.launchers.base import Control
 from pyzmp.launchers.entity import EntityControl
 from pyzmp.protocol.facts import Fact, NodeFact, ServiceFact

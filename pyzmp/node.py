@@ -15,7 +15,7 @@ from pyzmp import runtime
 from pyzmp.channels.at import At
 from pyzmp.channels.call import running_node
 from pyzmp.channels.declare import check_class
-from pyzmp.coprocess import START, graces
+from pyzmp.coprocess import START, CoProcess, graces
 from pyzmp.exceptions import StartError
 from pyzmp.launchers.base import Launcher, NotReady
 from pyzmp.launchers.entity import EntityHandle, EntityLauncher, in_thread
@@ -23,7 +23,7 @@ from pyzmp.launchers.thread import ThreadLauncher
 from pyzmp.life import Kind, LivingNode
 from pyzmp.protocol.deadline import seconds
 from pyzmp.protocol.schema import Signature
-from pyzmp.registry.domain import check_node_name
+from pyzmp.registry.domain import check_node_name, check_service_name
 
 R = TypeVar("R")
 
@@ -58,6 +58,15 @@ class Node(LivingNode):
         self._socket_bind, self._insecure = socket_bind, insecure
         self._provided: dict[str, Callable[..., Any]] = {}
 
+    @property
+    def name(self) -> str:
+        """Its name, a uuid where none was given; settable while it does not run."""
+        return self._name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        CoProcess.name.fset(self, check_node_name(name))  # type: ignore[attr-defined]
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         check_class(cls, Node)
@@ -77,6 +86,7 @@ class Node(LivingNode):
         name = service_name or getattr(callable, "__name__", None)
         if not builtin_callable(callable) or not name:
             raise TypeError(f"provides() takes a callable, with a service_name where it has no name, got {callable!r}")
+        check_service_name(name)
         Signature.of(callable, drop_first=False)
         self._provided[name] = callable
         self._follow(name)
@@ -94,8 +104,8 @@ class Node(LivingNode):
         """Start the node, and return its address once it is ready and in this process's view of the graph.
 
         False once *timeout* seconds are over; what was begun is ended then.  Without one StartError is
-        raised after 30 s.  Raises what the node's hooks raised, NodeExists, InvalidAddress and
-        AddressInUse.  A running node is shut down and started again, under the same address.
+        raised after 30 s.  Raises what the node's hooks raised, NodeExists, AnnouncementRefused,
+        InvalidAddress and AddressInUse.  A running node is shut down and started again, under the same address.
         """
         self._check()
         over = time.monotonic() + (START if timeout is None else seconds(timeout))

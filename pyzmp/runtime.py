@@ -122,7 +122,7 @@ class Runtime:
         return await self.replica.await_until(lambda _: predicate(), timeout)
 
     async def announce(self, new: Iterable[Fact]) -> Position:
-        """Put facts of this process into the graph, and its own view; raises NodeExists, RegistryUnavailable."""
+        """Put facts of this process into the graph, and its own view; raises as `Replica.announce` does."""
         return await self.arun(self.replica.announce(new))
 
     async def withdraw(self, keys: Iterable[Key], timeout: float = TIMEOUT) -> Position:

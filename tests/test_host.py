@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import threading
-from collections.abc import Callable
 
 import pytest
 
 import pyzmp
 from pyzmp import runtime
-from pyzmp.host import WORKERS, Guest, Host, Workers
+from pyzmp.host import Host
 
 
 class Lamp(pyzmp.Node):
@@ -29,51 +27,11 @@ class Lamp(pyzmp.Node):
 gate = threading.Event()
 
 
-def workers_of_lamp() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("lamp-worker")]
 
 
 @pytest.fixture(autouse=True)
 def _in_memory() -> None:
     pyzmp.configure(registry="memory")
-
-
-def test_workers_are_made_as_they_are_needed_and_used_again(eventually: Callable[..., None]) -> None:
-    workers, done = Workers("lamp"), threading.Semaphore(0)
-    names: set[str] = set()
-
-    def work() -> None:
-        names.add(threading.current_thread().name)
-        done.release()
-    workers.submit(work)
-    assert done.acquire(timeout=5)
-    eventually(lambda: workers._idle == 1)
-    workers.submit(work)
-    assert done.acquire(timeout=5)
-    assert names == {"lamp-worker-1"}
-    workers.close()
-
-
-def test_so_many_calls_of_worker_services_run_at_once_and_the_others_wait(eventually: Callable[..., None]) -> None:
-    gate.clear()
-    with Lamp("lamp"):
-        calls = [Lamp.held.submit() for _ in range(WORKERS + 5)]
-        eventually(lambda: len(workers_of_lamp()) == WORKERS)
-        assert Lamp.on()
-        assert len(workers_of_lamp()) == WORKERS
-        gate.set()
-        assert [call.result(5) for call in calls] == [None] * len(calls)
-
-
-def test_a_guest_is_idle_while_nothing_of_it_runs() -> None:
-    guest = Guest("lamp", contextvars.copy_context())
-    assert guest.idle.is_set()
-    for work in ("a", "b"):
-        guest.begin(work)
-    guest.ended("a")
-    assert not guest.idle.is_set()
-    guest.ended("b")
-    assert guest.idle.is_set()
 
 
 def test_the_nodes_of_a_loop_share_one_host_until_the_last_has_left() -> None:

@@ -26,6 +26,7 @@ ROWS = [
     {"sessions"},
     {"runtime"},
     {"channels"},
+    {"guest"},
     {"host"},
     {"life"},
     {"node"},

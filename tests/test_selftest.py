@@ -55,13 +55,13 @@ def test_an_expected_error_that_does_not_come_is_a_failure() -> None:
 
 
 def test_a_temporary_directory_that_cannot_be_is_told(
-        monkeypatch: pytest.MonkeyPatch, tmp_path: Path, domain: Path) -> None:
+        monkeypatch: pytest.MonkeyPatch, domain: Path) -> None:
     lines: list[str] = []
     monkeypatch.setattr(selftest, "_checks", lambda directory: iter([("passes", lambda: None)]))
-    (tmp_path / ("x" * 90)).mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 90)))  # too long for sockets, so another is taken
+    (domain / ("x" * 90)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(domain / ("x" * 90)))  # too long for sockets, so another is taken
     assert selftest.run(lines.append) is True
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    monkeypatch.setattr(tempfile, "tempdir", str(domain / "missing"))
     assert selftest.run(lines.append) is False
     assert lines[-2].startswith("FAILED ")
     assert "FileNotFoundError" in lines[-2]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-from pyzmp.exceptions import CallTimeout
+from pyzmp.exceptions import Cancelled
 from pyzmp.protocol.deadline import Deadline
 
 
@@ -16,10 +17,12 @@ class Call:
     ``service`` and ``node`` name what was called, ``caller`` the process that called.
     """
 
-    __slots__ = ("caller", "deadline", "node", "over", "service")
+    __slots__ = ("_cancelled", "caller", "deadline", "look", "node", "over", "service")
 
     def __init__(self, node: str, service: str, caller: str, deadline: Deadline) -> None:
         self.node, self.service, self.caller, self.deadline = node, service, caller, deadline
+        self.look: Callable[[], object] | None = None  # reads what has come, where the service holds up its loop
+        self._cancelled = False
         self.over = False  # whether the service has ended; what it started may go on, and is not bound by it
 
     @property
@@ -27,11 +30,23 @@ class Call:
         """Seconds until the caller stops waiting; zero once it has."""
         return self.deadline.remaining(time.monotonic())
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller has given the call up, or is gone.  An async service is told by CancelledError instead."""
+        if not self._cancelled and self.look is not None and not self.over:
+            self.look()
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Note that the caller has given the call up; any thread may."""
+        self._cancelled = True
+
     def check(self) -> None:
-        """Raise CallTimeout once the caller has stopped waiting: for loops that should end then."""
-        if not self.remaining:
-            raise CallTimeout(f"{self.service}() of {self.node!r} ran beyond its caller's deadline",
-                              service=self.service, node=self.node, executed=True)
+        """Raise Cancelled once nobody waits for the call any more, for services that should end then."""
+        if self.cancelled or not self.remaining:
+            why = "was given up by its caller" if self._cancelled else "ran beyond its caller's deadline"
+            raise Cancelled(f"{self.service}() of {self.node!r} {why}", service=self.service, node=self.node,
+                            executed=True)
 
 
 serving: ContextVar[Call | None] = ContextVar("pyzmp_call", default=None)

@@ -19,12 +19,16 @@ class CallFuture(Future[Any]):
     """The future of a call: its result is decoded by whoever asks for it.
 
     *waits_for_us* tells whether the outcome needs the very loop that runs in the thread that asks.
+    It is in *pending* until its outcome has come.
     """
 
-    def __init__(self, finish: Callable[[Outcome], Any], waits_for_us: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, finish: Callable[[Outcome], Any], waits_for_us: Callable[[], bool] = lambda: False,
+                 pending: set[Future[Any]] | None = None) -> None:
         super().__init__()
         self._finish_call = finish
         self._waits_for_us = waits_for_us
+        self._pending: set[Future[Any]] = set() if pending is None else pending
+        self._pending.add(self)
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         """As `concurrent.futures.Future.add_done_callback`; an exit is logged as errors are, but in the main thread."""
@@ -32,6 +36,7 @@ class CallFuture(Future[Any]):
 
     def settle(self, outcome: Outcome) -> None:
         """Take the outcome, unless the caller has cancelled; called once, by the thread that it came to."""
+        self._pending.discard(self)
         if self.set_running_or_notify_cancel():
             if isinstance(outcome, Result):
                 self.set_result(outcome)
@@ -58,7 +63,7 @@ class CallFuture(Future[Any]):
         return error
 
     def _check_waiting(self, timeout: float | None) -> None:
-        if timeout != 0 and not self.done() and self._waits_for_us():
+        if self in self._pending and timeout != 0 and not self.done() and self._waits_for_us():
             raise DeadlockError("to wait here for the result of a call blocks the very loop that is to answer it; "
                                 "write await ….acall(…), or await asyncio.wrap_future(…)", executed=None)
 

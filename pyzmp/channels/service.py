@@ -252,9 +252,7 @@ class Service(Generic[P, R_co]):
                    began: float) -> CallFuture:
         target, here = self._next(targets), runtime.current()
         ask = self._ask(target, args, kwargs, limit, began)
-        future = CallFuture(self._finish, lambda: here.runs(target.loop))
-        here.sessions.futures.add(future)
-        future.add_done_callback(here.sessions.futures.discard)
+        future = CallFuture(self._finish, lambda: here.runs(target.loop), here.sessions.futures)
         here.sessions.submit(target, ask, future.settle)
         return future
 

@@ -8,7 +8,7 @@ A call that is opened in a `Caller` gets exactly one outcome.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
@@ -157,10 +157,11 @@ class Callee:
     Each call starts at most once: numbers of calls only grow within a session.
     """
 
-    __slots__ = ("_last", "repeated")
+    __slots__ = ("_last", "repeated", "running")
 
     def __init__(self) -> None:
         self.repeated = 0
+        self.running: dict[int, Callable[[], object]] = {}  # what stops each of the calls that run
         self._last = 0
 
     def fresh(self, request: Request) -> bool:

@@ -36,3 +36,7 @@ class Deadline(msgspec.Struct, frozen=True):
     def remaining(self, now: float) -> float:
         """Seconds left at *now*; zero once it is over, never negative."""
         return max(0.0, self.at - now)
+
+    def expired(self, now: float) -> bool:
+        """Whether the moment has come at *now*."""
+        return now >= self.at

@@ -177,8 +177,8 @@ class Replica:
         """Put facts of this process into the graph; where they are, in this process's view too, when it returns.
 
         All of them or none.  What is announced in one turn of the loop travels together.  Raises
-        NodeExists where the name of a node is taken, RegistryUnavailable where no registry can be
-        had in *timeout* seconds.
+        NodeExists where the name of a node is taken, AnnouncementRefused for another process's facts
+        and those that cannot be read, RegistryUnavailable where no registry can be had in *timeout* seconds.
         """
         return await self._settled(self._announcer.announce(new), timeout)
 

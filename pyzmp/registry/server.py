@@ -20,7 +20,7 @@ from pyzmp.protocol.envelope import Note, Parcel
 from pyzmp.registry import remains
 from pyzmp.registry.domain import Domain, is_gone
 from pyzmp.transport.context import Context
-from pyzmp.transport.loop import Peer, Server
+from pyzmp.transport.server import Peer, Server
 
 BEAT = 0.5  # seconds between two beats
 LEASE = 4.5  # seconds for which facts outlive the connection of their owner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import resource
@@ -85,10 +86,15 @@ class Context:
         """Wait until what was sent has left, at most for the linger time of sockets.
 
         Where another thread still has a session open, ZeroMQ would wait for ever; it is left to end with that.
+        Nothing stays at the addresses where another thread still listens, which may be too busy to end.
         """
         with self._lock:
             closed, self._zmq = self._zmq, None
             idle = all(made.closed for made in self._made)
+            paths = [address.rest for address in self._listening if address.scheme == "ipc"]
+        for path in paths:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
         if closed is not None and idle:
             closed.term()
 

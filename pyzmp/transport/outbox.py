@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from pyzmp.protocol import envelope
 from pyzmp.protocol.envelope import Buffer, Message
+
+T = TypeVar("T")
 
 GATHER = 64  # messages that go out together, at most
 GATHER_BYTES = 64 * 1024
@@ -79,6 +82,8 @@ class Outbox:
         turn = self._turn
         if not turn.runs() or self._sent != turn.number:
             self._sent = turn.number
+            if self._gathered:  # in a turn that never ended: its loop was closed
+                self.flush()
             self._send([envelope.pack([encoded]), *buffers])
             return
         if self._size + size > GATHER_BYTES or len(self._buffers) + len(buffers) > GATHER:
@@ -107,9 +112,10 @@ def soon(loop: asyncio.AbstractEventLoop | None, callback: Callable[..., object]
     return True
 
 
-def guarded(callback: Callable[..., object], *args: object) -> None:
+def guarded(callback: Callable[..., T], *args: object) -> T | None:
     """Call back.  An error there is logged, and what has come behind goes on."""
     try:
-        callback(*args)
+        return callback(*args)
     except Exception:
         log.exception("%r failed", callback)
+        return None

@@ -328,7 +328,8 @@ def test_futures_and_awaited_calls_end_at_their_deadline_too(home: Any) -> None:
 def test_a_nested_call_inherits_what_is_left_of_the_deadline(home: Any, service: str) -> None:
     home.start(Server("server"), Middle("middle"))
     began = time.monotonic()
-    with pytest.raises(pyzmp.CallTimeout, match=f"{service}"):
+    # Both deadlines come at the same moment, and either may be told first.
+    with pytest.raises((pyzmp.CallTimeout, pyzmp.RemoteError), match="gave no answer in"):
         getattr(Middle, service).with_options(timeout=0.2)(0.4)
     assert time.monotonic() - began < 0.35
 

@@ -31,10 +31,41 @@ def test_what_is_no_service_is_refused(wrong: Any) -> None:
             look(wrong)
 
 
-def test_a_timeout_is_a_positive_number() -> None:
-    for wrong in (0, -1, float("nan")):
-        with pytest.raises(ValueError, match="timeout"):
-            pyzmp.discover("on", timeout=wrong)
+def test_a_timeout_is_no_negative_number_whatever_is_found() -> None:
+    def check() -> None:
+        for wrong in (-1, float("nan")):
+            with pytest.raises(ValueError, match="timeout"):
+                pyzmp.discover("on", timeout=wrong)
+            with pytest.raises(ValueError, match="timeout"):
+                asyncio.run(pyzmp.adiscover("on", timeout=wrong))
+    check()
+    with Lamp("lamp"):
+        check()
+
+
+def test_a_timeout_of_zero_looks_once() -> None:
+    assert pyzmp.discover("on", timeout=0) is None
+    assert asyncio.run(pyzmp.adiscover("on", timeout=0)) is None
+    with Lamp("lamp"):
+        assert pyzmp.discover("on", timeout=0)() is True  # type: ignore[misc]
+
+
+def test_by_name_fewer_providers_than_asked_for_are_better_than_none() -> None:
+    with Lamp("lamp"):
+        for found in (pyzmp.discover("on", 0.01, 2), asyncio.run(pyzmp.adiscover("on", 0.01, 2)),
+                      pyzmp.Service.discover("on", 0.01, 2)):
+            assert found is not None
+            assert found() is True
+        with pytest.raises(pyzmp.UnknownService):
+            pyzmp.discover(Lamp.on, 0.01, 2)
+
+
+def test_what_is_found_is_ones_own() -> None:
+    with Lamp("lamp"):
+        for found in (pyzmp.discover(Lamp.on), asyncio.run(pyzmp.adiscover(Lamp.on))):
+            found.name = "other"
+            assert Lamp.on.name == "on"
+            assert Lamp.on() is True
 
 
 def test_a_name_with_a_node_means_the_service_of_that_node() -> None:

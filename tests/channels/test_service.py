@@ -2,53 +2,37 @@
 
 from __future__ import annotations
 
-from concurrent.futures import CancelledError
+import asyncio
+import contextvars
+import time
 from typing import Any
 
 import pytest
 
 import pyzmp
-from pyzmp.channels.service import CallFuture
-from pyzmp.exceptions import CallTimeout
-from pyzmp.protocol.calls import Result
+from pyzmp.channels.call import Call, serving
+from pyzmp.exceptions import CallTimeout, DeadlockError
+from pyzmp.protocol.deadline import Deadline
+from pyzmp.registry.replica import Replica
 
 
-def decode(outcome: Any) -> Any:
-    if outcome.body == b"bad":
-        raise ValueError("undecodable")
-    return outcome.body
+class Lamp(pyzmp.Node):
+    kind = "entity"
+
+    def on_start(self) -> None:
+        self.count = 0
+
+    @pyzmp.service
+    def on(self, n: int = 0) -> str:
+        self.count += 1
+        return self.name
 
 
-def test_a_future_gives_the_decoded_result_once_it_is_there() -> None:
-    future = CallFuture(decode)
-    assert not future.done()
-    future.settle(Result(b"good"))
-    assert future.result(0) == future.result(0) == b"good"
-    assert future.exception(0) is None
-
-
-def test_a_future_raises_the_error_that_came() -> None:
-    future = CallFuture(decode)
-    future.settle(CallTimeout("late"))
-    with pytest.raises(CallTimeout, match="late"):
-        future.result(0)
-    assert isinstance(future.exception(0), CallTimeout)
-
-
-def test_a_result_that_cannot_be_decoded_is_the_futures_error() -> None:
-    future = CallFuture(decode)
-    future.settle(Result(b"bad"))
-    with pytest.raises(ValueError, match="undecodable"):
-        future.result(0)
-    assert str(future.exception(0)) == "undecodable"
-
-
-def test_a_cancelled_future_takes_no_outcome() -> None:
-    future = CallFuture(decode)
-    assert future.cancel()
-    future.settle(Result(b"good"))
-    with pytest.raises(CancelledError):
-        future.result(0)
+def inside(call: Call) -> contextvars.Context:
+    """Where code runs that serves *call*."""
+    context = contextvars.copy_context()
+    context.run(serving.set, call)
+    return context
 
 
 def test_the_options_are_kept_through_copies() -> None:
@@ -69,3 +53,113 @@ def test_a_call_that_waits_for_nobody_ends_as_unknown() -> None:
                 pyzmp.Service("on").with_options(wait=True, timeout=0.05)):
         with pytest.raises(pyzmp.UnknownService):
             ask()
+
+
+def test_inside_a_call_there_is_what_it_has_left() -> None:
+    call = Call("node", "service", "caller", Deadline.after(2, time.monotonic()))
+    assert 1.9 < inside(call).run(pyzmp.Service("on")._limit) <= 2
+    assert inside(call).run(pyzmp.Service("on").with_options(timeout=1)._limit) == 1
+
+
+def test_what_a_service_left_behind_is_not_bound_by_its_call() -> None:
+    call = Call("node", "service", "caller", Deadline(time.monotonic() - 1))
+    call.over = True
+    assert inside(call).run(pyzmp.Service("on")._limit) == 5
+
+
+def test_inside_a_call_that_is_spent_nothing_is_called() -> None:
+    pyzmp.configure(registry="memory")
+    with Lamp("lamp") as lamp:
+        context = inside(Call("house", "light", "caller", Deadline(time.monotonic() - 1)))
+
+        async def acall() -> str:
+            return await Lamp.on.acall()
+        for ask in (Lamp.on, Lamp.on.submit, lambda: asyncio.run(acall()), lambda: next(Lamp.on.map([1]))):
+            with pytest.raises(CallTimeout, match=r"on\(\) was not called: nobody waits any more for light") as spent:
+                context.run(ask)
+            assert spent.value.executed is False
+        assert Lamp.on() == "lamp"
+        assert lamp.count == 1
+
+
+def test_the_text_of_a_timeout_has_the_time_that_was_left() -> None:
+    pyzmp.configure(registry="memory")
+    call = Call("house", "light", "caller", Deadline.after(2, time.monotonic()))
+    with Lamp("lamp"):
+        target = Lamp.on.found()[0]
+        asked = inside(call).run(lambda: Lamp.on._ask(target, (), {}, Lamp.on._limit(), time.monotonic()))
+    assert 1.9 < asked.timeout <= 2
+
+
+def test_to_wait_on_the_loop_that_serves_is_a_deadlock_at_once() -> None:
+    pyzmp.configure(registry="memory")
+
+    async def run() -> None:
+        async with Lamp("lamp"):
+            began = time.monotonic()
+            for wait in (Lamp.on, lambda: Lamp.on.submit().result(), lambda: next(Lamp.on.map([1])),
+                         lambda: Lamp.on.submit().exception()):
+                with pytest.raises(DeadlockError):
+                    wait()
+            assert time.monotonic() - began < 1
+            assert await asyncio.wrap_future(Lamp.on.submit()) == "lamp"
+    asyncio.run(run())
+
+
+def test_a_blocking_call_goes_to_those_that_can_answer_meanwhile() -> None:
+    pyzmp.configure(registry="memory")
+
+    async def run() -> None:
+        async with Lamp("here"):
+            assert [Lamp.on() for _ in range(4)] == ["there"] * 4
+            assert {await Lamp.on.acall() for _ in range(4)} == {"here", "there"}
+    with Lamp("there"):
+        asyncio.run(run())
+
+
+def test_a_coroutine_never_blocks_to_look_for_providers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def blocks(*_: object) -> None:
+        raise AssertionError("it blocks the loop")
+    monkeypatch.setattr(Replica, "look", blocks)
+    monkeypatch.setattr(Replica, "wait_until", blocks)
+    waiting = pyzmp.Service("on").with_options(wait=True, timeout=0.1)
+
+    async def run() -> None:
+        assert await pyzmp.adiscover("on", timeout=0.1) is None
+        for service in (waiting, pyzmp.Service("on")):
+            with pytest.raises(pyzmp.UnknownService):
+                await service.acall()
+            with pytest.raises(pyzmp.UnknownService):
+                async for _ in service.map([1]):
+                    pass
+    asyncio.run(run())
+
+
+def test_waiting_for_a_provider_ends_in_time_where_no_registry_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def silent(*_: object, timeout: float, **__: object) -> bool:  # as one that was stopped
+        await asyncio.sleep(timeout)
+        return False
+    monkeypatch.setattr(Replica, "connect", silent)
+
+    async def acall() -> None:
+        await pyzmp.Service("on").with_options(wait=True, timeout=0.2).acall()
+    for find in (lambda: pyzmp.discover(Lamp.on, timeout=0.2), lambda: asyncio.run(pyzmp.adiscover(Lamp.on, 0.2)),
+                 pyzmp.Service("on").with_options(wait=True, timeout=0.2), lambda: asyncio.run(acall())):
+        began = time.monotonic()
+        with pytest.raises(pyzmp.UnknownService):
+            find()
+        assert 0.2 <= time.monotonic() - began < 0.6
+
+
+def test_async_for_over_a_map_waits_for_a_provider_on_the_very_loop() -> None:
+    pyzmp.configure(registry="memory")
+
+    async def run() -> list[str]:
+        lamp = Lamp("lamp")
+        starting = asyncio.create_task(lamp.astart())
+        try:
+            return [name async for name in Lamp.on.with_options(wait=True).map([1, 2])]
+        finally:
+            await starting
+            await lamp.ashutdown()
+    assert asyncio.run(run()) == ["lamp", "lamp"]

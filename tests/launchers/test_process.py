@@ -260,7 +260,7 @@ def test_a_child_that_does_not_read_is_stopped_all_the_same(eventually: Callable
     os.kill(pid, signal.SIGSTOP)
     telling = threading.Thread(target=handle.tell, args=(bytes(1 << 20),))
     telling.start()
-    eventually(lambda: handle._sending.locked())  # type: ignore[attr-defined]
+    eventually(handle._sending.locked)  # type: ignore[attr-defined]
     began = time.monotonic()
     end([handle], 0.05, 0.05, 5.0)
     assert time.monotonic() - began < 2
@@ -286,7 +286,7 @@ def test_a_stop_comes_after_what_is_still_being_told(eventually: Callable[..., N
     os.kill(pid, signal.SIGSTOP)
     telling = threading.Thread(target=handle.tell, args=(bytes(1 << 20),))
     telling.start()
-    eventually(lambda: handle._sending.locked())  # type: ignore[attr-defined]
+    eventually(handle._sending.locked)  # type: ignore[attr-defined]
     handle.request_stop()
     os.kill(pid, signal.SIGCONT)
     assert handle.join(5)

@@ -175,6 +175,17 @@ def test_each_code_has_its_error(code: int, kind: type[CallError]) -> None:
     assert error.executed is False
 
 
+@pytest.mark.parametrize("argument", [None, "n", "größe"])
+def test_the_argument_that_does_not_fit_is_named_at_the_caller(argument: str | None) -> None:
+    caller: Caller[str] = Caller()
+    request = caller.open(ask(), "token", 0.0)
+    answer = caller.receive(Parcel(refuse(request.call, Code.INVALID_CALL, "because", argument=argument)))
+    assert answer is not None
+    error = answer[1]
+    assert isinstance(error, InvalidCall)
+    assert error.argument == argument
+
+
 def test_what_the_service_raised_is_rebuilt() -> None:
     caller: Caller[str] = Caller()
     request = caller.open(ask(), "token", 0.0)

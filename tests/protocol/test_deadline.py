@@ -32,7 +32,7 @@ def test_an_integer_is_as_good_as_a_float() -> None:
 @given(st.floats(1e-6, 1e9), st.floats(0, 1e6), st.floats(0, 1e10))
 def test_a_deadline_is_over_exactly_when_nothing_remains(timeout: float, now: float, later: float) -> None:
     deadline = Deadline.after(timeout, now)
-    assert (later >= deadline.at) == (deadline.remaining(later) == 0.0)
+    assert deadline.expired(later) == (deadline.remaining(later) == 0.0)
     assert 0.0 <= deadline.remaining(later) <= max(0.0, deadline.at)
 
 

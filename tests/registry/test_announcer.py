@@ -181,7 +181,7 @@ async def test_a_node_in_several_messages_is_refused_with_the_first(bench: Bench
 
 @on_a_loop
 async def test_what_no_registry_could_read_is_refused_at_once(bench: Bench) -> None:
-    with pytest.raises(AnnouncementRefused, match="service 'a/xxx.*length <= 255"):
+    with pytest.raises(AnnouncementRefused, match=r"service 'a/xxx.*length <= 255"):
         bench.announcer.announce([node("a"), ServiceFact("a", "x" * 300, "me")])
     bench.introduce()
     bench.announcer.announce([node("a", cls="C" * 300), ServiceFact("a", "x", "me", text="(" * 20_000)])

@@ -15,7 +15,8 @@ import zmq
 
 from pyzmp.protocol.envelope import Hello, Parcel
 from pyzmp.transport.context import Context
-from pyzmp.transport.loop import Peer, Server, Session, session_id
+from pyzmp.transport.loop import Session, session_id
+from pyzmp.transport.server import Peer, Server
 
 KINDS = ["memory", "inproc", "ipc", "tcp"]
 SYSTEM = ["ipc", "tcp"]

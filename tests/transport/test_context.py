@@ -26,7 +26,8 @@ HEAD = """
 import asyncio, os, sys, time
 from pyzmp.protocol.envelope import Hello
 from pyzmp.transport.context import Context
-from pyzmp.transport.loop import Server, Session, session_id
+from pyzmp.transport.loop import Session, session_id
+from pyzmp.transport.server import Server
 
 def fork(context, hook):
     if os.fork() == 0:
@@ -219,3 +220,15 @@ def test_the_number_of_sockets_follows_the_limit_of_descriptors(
         monkeypatch: pytest.MonkeyPatch, limit: int, most: int) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))
     assert context_module._most_sockets() == most
+
+
+def test_nothing_stays_at_the_address_of_a_thread_that_is_too_busy_to_end(domain: Path) -> None:
+    context = Context()
+    listener = Listener(context, parse(f"ipc://{domain}/busy"))
+    assert (domain / "busy").is_socket()
+    left = context._zmq
+    context.close()
+    assert not (domain / "busy").exists()
+    listener.close()
+    assert left is not None
+    left.term()

@@ -17,7 +17,7 @@ from pyzmp.protocol.deadline import Deadline
 from pyzmp.protocol.envelope import Code, Parcel, Reply, Request
 from pyzmp.transport.context import Context
 from pyzmp.transport.line import Line
-from pyzmp.transport.loop import Peer
+from pyzmp.transport.server import Peer
 
 
 def ask(timeout: float = 5.0, body: bytes = b"body", buffers: Any = ()) -> Ask:
@@ -156,6 +156,23 @@ def test_an_interrupted_call_leaves_a_line_that_is_over(line: Line, monkeypatch:
         line.ask(ask(body=b"silent"))
     assert line.ended
     assert len(line._calls) == 0
+
+
+def test_a_line_is_busy_as_long_as_a_thread_waits_on_it(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, wait = [], line._session.wait
+
+    def noted(timeout: float) -> None:
+        seen.append(line.busy)
+        wait(timeout)
+    monkeypatch.setattr(line._session, "wait", noted)
+    line.ask(ask())
+    assert seen
+    assert all(seen)
+    assert not line.busy
+    monkeypatch.setattr(line._session, "catch_up", lambda: seen.append(line.busy))
+    assert line.usable()
+    assert seen[-1] is True
+    assert not line.busy
 
 
 def test_without_room_for_a_socket_the_call_did_not_run(node: Any, context: Context, kind: str) -> None:

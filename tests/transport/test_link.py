@@ -28,7 +28,7 @@ from pyzmp.transport.link import Listener
 SERVER = """
 import asyncio, sys
 from pyzmp.transport.context import Context
-from pyzmp.transport.loop import Server
+from pyzmp.transport.server import Server
 async def main():
     context = Context()
     def answer(peer, parcel):

@@ -50,6 +50,21 @@ def test_a_message_leaves_at_once_and_the_rest_of_the_turn_together() -> None:
     run(test)
 
 
+def test_what_is_left_of_a_closed_loop_goes_out_in_order() -> None:
+    loop, sent = asyncio.new_event_loop(), []
+
+    def send(frames: Any) -> bool:
+        sent.extend(parcel.message for parcel in envelope.unpack(frames))
+        return True
+    outbox = Outbox(send, Turn(loop))
+    first, second, third = notes(3)
+    outbox.put(first, ())
+    outbox.put(second, ())
+    loop.close()
+    outbox.put(third, ())
+    assert sent == [first, second, third]
+
+
 def test_what_is_gathered_leaves_when_it_is_many_or_large() -> None:
     async def test() -> None:
         sent = Sent()

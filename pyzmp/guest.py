@@ -1,0 +1,99 @@
+"""A node as its host knows it: what it provides, and what of that is running."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from pyzmp.protocol.schema import Signature
+
+WORKERS = 64  # calls of worker services that one node runs at once; more wait
+
+
+class Provided(msgspec.Struct, frozen=True):
+    """A service as its node holds it."""
+
+    name: str
+    function: Callable[..., Any]
+    signature: Signature
+    marks: tuple[str, ...] = ()
+    worker: bool = False
+
+
+class Workers:
+    """The threads in which a node's worker services run: made as they are needed, and never waited for at exit."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._idle = 0
+        self._threads = 0
+
+    def submit(self, work: Callable[[], object]) -> None:
+        """Have *work* run in one of the threads."""
+        with self._lock:
+            fresh = not self._idle and self._threads < WORKERS
+            self._threads += fresh
+            self._idle -= bool(self._idle)
+        self._work.put(work)
+        if fresh:
+            threading.Thread(target=self._run, name=f"{self._name}-worker-{self._threads}", daemon=True).start()
+
+    def close(self) -> None:
+        """Let the threads end once they have dealt with what they were given."""
+        for _ in range(self._threads):
+            self._work.put(None)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+            with self._lock:
+                self._idle += 1
+
+
+class Guest(msgspec.Struct, eq=False):
+    """A node on a host: its services, and what of them is running."""
+
+    name: str
+    context: contextvars.Context
+    services: dict[str, Provided] = msgspec.field(default_factory=dict)
+    incarnation: tuple[int, int] = (0, 0)
+    leaving: bool = False
+    left: bool = False
+    gone: bool = False
+    hurry: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    running: set[object] = msgspec.field(default_factory=set)
+    idle: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    turned: Callable[[], object] | None = None
+    workers: Workers | None = None
+
+    def __post_init__(self) -> None:
+        self.idle.set()
+
+    def begin(self, work: object) -> None:
+        """Note that a call runs beside the loop's turn."""
+        self.running.add(work)
+        self.idle.clear()
+
+    def ended(self, work: object) -> None:
+        """Note that it has ended."""
+        self.running.discard(work)
+        if not self.running:
+            self.idle.set()
+
+
+async def either(first: asyncio.Event, second: asyncio.Event, timeout: float) -> None:
+    """Wait until one of the two is set, at most *timeout* seconds."""
+    waits = [asyncio.ensure_future(event.wait()) for event in (first, second)]
+    try:
+        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
