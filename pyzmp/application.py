@@ -21,6 +21,10 @@ def run(*nodes: Node, timeout: float | None = None) -> None:
     too.  A second Ctrl-C does not wait: it raises KeyboardInterrupt.  Outside of the main thread, which
     alone gets signals, it runs until the nodes have ended.
     """
+    for node in nodes or (None,):
+        if not isinstance(node, Node):
+            hint = f"; write {node.__name__}(…)" if isinstance(node, type) else ""
+            raise TypeError(f"run() takes one node or more, got {node!r}{hint}")
     told = _Told()
     failed: list[Node] = []
     with _signals(told), contextlib.ExitStack() as stack:

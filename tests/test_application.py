@@ -120,3 +120,12 @@ print("over")
 
 def test_a_signal_is_heard_at_whatever_moment_of_the_waiting_it_comes(script: Any) -> None:
     assert script(INTERRUPTED).out == "over\n"
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    ((), "takes one node or more"), ((pyzmp.Node,), r"write Node\(…\)"), (("greeter",), "got 'greeter'"),
+    (([pyzmp.Node("inside-a-list")],), r"got \[<Node 'inside-a-list'"),
+])
+def test_what_is_no_node_is_refused_before_anything_starts(given: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        pyzmp.run(*given)

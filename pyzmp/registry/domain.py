@@ -327,7 +327,10 @@ def _chosen() -> str:
 
 def _base() -> str:
     if _chosen():
-        return os.path.abspath(_chosen())
+        if not os.path.isabs(path := os.path.expanduser(_chosen())):
+            raise RegistryUnavailable(f"PYZMP_DIR is {path!r}, which every program would look for in another place; "
+                                      "give it an absolute path")
+        return os.path.normpath(path)
     user = os.geteuid()
     run = f"/run/user/{user}"
     with contextlib.suppress(OSError):

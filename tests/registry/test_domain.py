@@ -314,3 +314,15 @@ def test_a_process_with_the_same_number_that_began_later_is_another() -> None:
 @pytest.mark.parametrize("changed", [{"host": "elsewhere"}, {"started": ""}, {"started": "boot/1:5"}])
 def test_what_cannot_be_known_is_not_gone(changed: dict[str, str]) -> None:
     assert not is_gone(replace(this_process(), pid=2**22 + 1, **changed))
+
+
+def test_a_directory_that_every_program_would_find_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYZMP_DIR", "here")
+    with pytest.raises(RegistryUnavailable, match="'here', which every program would look for in another place"):
+        Domain.named("default")
+
+
+def test_a_tilde_means_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("PYZMP_DIR", "~/nodes")
+    assert Domain.named("default").path == "/home/somebody/nodes/default"
