@@ -21,10 +21,7 @@ def run(*nodes: Node, timeout: float | None = None) -> None:
     too.  A second Ctrl-C does not wait: it raises KeyboardInterrupt.  Outside of the main thread, which
     alone gets signals, it runs until the nodes have ended.
     """
-    for node in nodes or (None,):
-        if not isinstance(node, Node):
-            hint = f"; write {node.__name__}(…)" if isinstance(node, type) else ""
-            raise TypeError(f"run() takes one node or more, got {node!r}{hint}")
+    _check(nodes)
     told = _Told()
     failed: list[Node] = []
     with _signals(told), contextlib.ExitStack() as stack:
@@ -38,6 +35,13 @@ def run(*nodes: Node, timeout: float | None = None) -> None:
         told.wait()
     if failed:
         raise NodeDied(f"{failed[0].name!r} ended by itself with exit code {failed[0].exitcode}", node=failed[0].name)
+
+
+def _check(nodes: Sequence[object]) -> None:
+    for node in nodes or (None,):
+        if not isinstance(node, Node):
+            hint = f"; write {node.__name__}(…)" if isinstance(node, type) else ""
+            raise TypeError(f"run() takes one node or more, got {node!r}{hint}")
 
 
 class _Told:

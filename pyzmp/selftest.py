@@ -210,7 +210,7 @@ def _killed() -> None:
     os.kill(Probe.pid(), signal.SIGKILL)
     _raises(NodeDied, lambda: call.result(BOUND))
     node.join(BOUND)
-    _expect(runtime.current().wait_until(lambda: not Probe.add.found(), BOUND), "it is still known")
+    _expect(runtime.current().wait_until(lambda: not Probe.add.seen(), BOUND), "it is still known")
     _expect(node.shutdown() == -signal.SIGKILL, f"its exit code is {node.exitcode}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -15,7 +16,7 @@ from pyzmp import runtime
 from pyzmp.channels.call import serving
 from pyzmp.channels.future import CallFuture
 from pyzmp.channels.stream import Mapped, Stream
-from pyzmp.exceptions import CallTimeout, DeadlockError, MalformedMessage, RemoteError, UnknownService
+from pyzmp.exceptions import CallTimeout, CannotTravel, DeadlockError, MalformedMessage, RemoteError, UnknownService
 from pyzmp.protocol import codec
 from pyzmp.protocol.calls import Ask, Outcome, Result, unknown
 from pyzmp.protocol.deadline import Deadline, seconds
@@ -245,7 +246,10 @@ class Service(Generic[P, R_co]):
         """What *target* is asked, checked as far as the caller can; to end *limit* seconds after the call *began*."""
         if self._declaration is not None:
             self._declaration().signature.check(self.name, args, kwargs)
-        body, buffers = codec.encode([list(args), kwargs], "arguments")
+        try:
+            body, buffers = codec.encode([list(args), kwargs], "arguments")
+        except CannotTravel as error:
+            raise _named(error, self.name) from error
         return Ask(target.node, self.name, body, buffers, Deadline.after(limit, began), limit, target.incarnation)
 
     def _submitted(self, targets: Sequence[Target], args: tuple[Any, ...], kwargs: dict[str, Any], limit: float,
@@ -329,6 +333,15 @@ def _check_old_form(args: object, kwargs: object) -> None:
         if given is not None and not isinstance(given, expected):
             raise TypeError(f"Service.call() takes a tuple of arguments and a dict of keywords, got {given!r}; "
                             f"write service({given!r}), or service.call(({given!r},))")
+
+
+def _named(error: CannotTravel, service: str) -> CannotTravel:
+    """The error about an argument, in the words of whoever gave it: ``arguments[0][1]`` is the second one."""
+    found = re.fullmatch(r"arguments\[(0|1)\]\[(.*?)\](.*)", error.path, re.DOTALL)
+    if found is None:
+        return error
+    name = found[2] if found[1] == "1" else f"{int(found[2]) + 1}"
+    return CannotTravel(error.type_name, f"{service}(): argument {name}{found[3]}", error.reason)
 
 
 def _milliseconds(timeout: float | None) -> float:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from pyzmp.channels.call import Call, current_call, serving
-from pyzmp.exceptions import CallTimeout
+from pyzmp.exceptions import Cancelled
 from pyzmp.protocol.deadline import Deadline
 
 
@@ -21,7 +21,7 @@ def test_what_is_left_of_a_call_is_never_negative() -> None:
 def test_check_raises_once_the_caller_waits_no_more() -> None:
     now = time.monotonic()
     Call("kitchen", "cook", "caller", Deadline(now + 1)).check()
-    with pytest.raises(CallTimeout, match=r"cook\(\) of 'kitchen' ran beyond its caller's deadline") as caught:
+    with pytest.raises(Cancelled, match=r"cook\(\) of 'kitchen' ran beyond its caller's deadline") as caught:
         Call("kitchen", "cook", "caller", Deadline(now - 1)).check()
     assert (caught.value.node, caught.value.service, caught.value.executed) == ("kitchen", "cook", True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 import time
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 import pyzmp
 from pyzmp.channels.call import Call, serving
-from pyzmp.exceptions import CallTimeout, DeadlockError
+from pyzmp.exceptions import CallTimeout, CannotTravel, DeadlockError
 from pyzmp.protocol.deadline import Deadline
 from pyzmp.registry.replica import Replica
 
@@ -163,3 +164,16 @@ def test_async_for_over_a_map_waits_for_a_provider_on_the_very_loop() -> None:
             await starting
             await lamp.ashutdown()
     assert asyncio.run(run()) == ["lamp", "lamp"]
+
+
+@pytest.mark.parametrize(("args", "kwargs", "where"), [
+    ((1, threading.Lock()), {}, "argument 2"), (([0, threading.Lock()],), {}, "argument 1[1]"),
+    ((), {"b": {"x": threading.Lock()}}, "argument 'b'['x']"),
+])
+def test_an_argument_that_cannot_travel_is_named_as_the_caller_knows_it(
+        args: tuple[Any, ...], kwargs: dict[str, Any], where: str) -> None:
+    node = pyzmp.Node("keeper", kind="entity")
+    node.provides(lambda *values, **others: None, "keep")
+    with node, pytest.raises(CannotTravel) as caught:
+        pyzmp.Service("keep")(*args, **kwargs)
+    assert str(caught.value).startswith(f"keep(): {where}: a value of type lock cannot travel")
