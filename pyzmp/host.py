@@ -209,7 +209,7 @@ class Host:
                 raise  # a Ctrl-C of the user's, whom the loop belongs to
         else:
             if inspect.iscoroutine(value):
-                self._go_on(guest, answer, context.run(self.loop.create_task, _outcome(value)))
+                self._go_on(guest, answer, value, context.run(self.loop.create_task, _outcome(value)))
             else:
                 answer.returned(value)
 
@@ -229,13 +229,15 @@ class Host:
                           f"{request.remaining} s left, so it was not begun")
         return None
 
-    def _go_on(self, guest: Guest, answer: _Answer, task: asyncio.Task[_Ended]) -> None:
-        """Answer an async service once it has ended."""
+    def _go_on(self, guest: Guest, answer: _Answer, service: Coroutine[Any, Any, Any],
+               task: asyncio.Task[_Ended]) -> None:
+        """Answer an async *service* once its *task* has ended."""
         guest.begin(task)
         answer.running(task.cancel)
 
         def ended(_: object) -> None:
             guest.ended(task)
+            service.close()  # where it was cancelled before its first step
             cancelled = None, asyncio.CancelledError("cancelled in the node")
             answer.settle(*(cancelled if task.cancelled() else task.result()))
         task.add_done_callback(ended)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import threading
 import time
@@ -51,7 +52,7 @@ class Sessions:
         self._lock = threading.Lock()
         self._local = threading.local()
         self._shared: _Lines = {}
-        self._asked: deque[tuple[Target, Ask, Callable[[Outcome], object]]] = deque()
+        self._asked: deque[tuple[Target, Ask, Callable[[Outcome], object], Begun]] = deque()
         self._waking = False
         self._near: dict[asyncio.AbstractEventLoop, _Near] = {}
 
@@ -68,16 +69,23 @@ class Sessions:
         if line is not None:
             return line.ask(ask)
         waiter = _Waiter()
-        self._asked.append((target, ask, waiter.settle))
+        self._asked.append((target, ask, waiter.settle, Begun()))
         self._wake()  # whatever was asked before: that may be interrupted by this, and never go on
         return waiter.outcome(ask)
 
-    def submit(self, target: Target, ask: Ask, done: Callable[[Outcome], object]) -> None:
+    def submit(self, target: Target, ask: Ask, done: Callable[[Outcome], object]) -> Begun:
         """Begin a call on the shared session; *done* gets its one outcome, in the runtime's thread."""
-        self._asked.append((target, ask, done))
+        begun = Begun()
+        self._asked.append((target, ask, done, begun))
         if not self._waking:
             self._waking = True
             self._wake()
+        return begun
+
+    def give_up(self, begun: Begun) -> None:
+        """Cancel a call of `submit`: its node is told, and no outcome comes unless it is under way already."""
+        with contextlib.suppress(RuntimeError):  # the runtime has been closed, and the session with it
+            self._loop.call_soon_threadsafe(begun.cancel)
 
     def _wake(self) -> None:
         """Have the runtime's thread begin what was asked."""
@@ -86,7 +94,7 @@ class Sessions:
         except RuntimeError:  # the runtime has been closed
             self._waking = False
             while self._asked:
-                _, ask, done = self._asked.popleft()
+                _, ask, done, _ = self._asked.popleft()
                 guarded(done, died(ask, "pyzmp has ended in this process", sent=False))
 
     async def acall(self, target: Target, ask: Ask) -> Outcome:
@@ -98,10 +106,17 @@ class Sessions:
         deliveries, lines = near
         future: asyncio.Future[Outcome] = loop.create_future()
         if target.address.startswith("memory:"):
-            self._attached(lines, loop, target).start(ask, lambda outcome: _settle(future, outcome))
+            line = self._attached(lines, loop, target)
+            call = line.start(ask, lambda outcome: _settle(future, outcome))
+            give_up: Callable[[], object] = functools.partial(line.cancel, call)
         else:
-            self.submit(target, ask, lambda outcome: deliveries.put(future, outcome))
-        return await future
+            begun = self.submit(target, ask, lambda outcome: deliveries.put(future, outcome))
+            give_up = functools.partial(self.give_up, begun)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            give_up()
+            raise
 
     def _near_to(self, loop: asyncio.AbstractEventLoop) -> _Near:
         """What the calls of *loop* need, made now; what loops that are closed needed is forgotten."""
@@ -128,13 +143,13 @@ class Sessions:
     def _start_asked(self) -> None:
         self._waking = False  # first: what is asked from now on wakes again
         while self._asked:
-            target, ask, done = self._asked.popleft()
+            target, ask, done, begun = self._asked.popleft()
             try:
                 line = self._attached(self._shared, self._loop, target)
             except Exception as error:
                 guarded(done, died(ask, f"it cannot be reached: {error}", sent=False))
             else:
-                guarded(line.start, ask, done)
+                guarded(begun.start, line, ask, done)
 
     def close_own(self) -> None:
         """Close the calling thread's own sessions."""
@@ -159,6 +174,28 @@ class Sessions:
     def is_ours(self) -> bool:
         """Whether this is the process that made them, not a forked child."""
         return self._pid == os.getpid()
+
+
+class Begun:
+    """A call of the shared session, for whoever may give it up.  Belongs to the session's thread."""
+
+    __slots__ = ("_cancelled", "_line", "_number")
+
+    def __init__(self) -> None:
+        self._cancelled = False
+        self._line: Line | None = None
+        self._number = 0
+
+    def start(self, line: Line, ask: Ask, done: Callable[[Outcome], object]) -> None:
+        """Begin it, unless it was given up before its turn."""
+        if not self._cancelled:
+            self._line, self._number = line, line.start(ask, done)
+
+    def cancel(self) -> None:
+        """Give it up."""
+        self._cancelled = True
+        if self._line is not None:
+            self._line.cancel(self._number)
 
 
 class _OwnLines:

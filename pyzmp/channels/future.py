@@ -29,6 +29,19 @@ class CallFuture(Future[Any]):
         self._waits_for_us = waits_for_us
         self._pending: set[Future[Any]] = set() if pending is None else pending
         self._pending.add(self)
+        self.give_up: Callable[[], object] = lambda: None  # tells the node
+
+    def cancel(self) -> bool:
+        """As `concurrent.futures.Future.cancel`, at any time before the outcome is there; the node is told.
+
+        A call that waits for its turn there is not begun; an async service gets CancelledError, any
+        other one can ask ``current_call().cancelled``.
+        """
+        cancelled = super().cancel()
+        if cancelled:
+            self._pending.discard(self)
+            self.give_up()
+        return cancelled
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         """As `concurrent.futures.Future.add_done_callback`; an exit is logged as errors are, but in the main thread."""

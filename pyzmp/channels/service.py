@@ -257,7 +257,8 @@ class Service(Generic[P, R_co]):
         target, here = self._next(targets), runtime.current()
         ask = self._ask(target, args, kwargs, limit, began)
         future = CallFuture(self._finish, lambda: here.runs(target.loop), here.sessions.futures)
-        here.sessions.submit(target, ask, future.settle)
+        begun = here.sessions.submit(target, ask, future.settle)
+        future.give_up = lambda: here.sessions.give_up(begun)
         return future
 
     async def _asubmit(self, *args: Any) -> Future[Any]:

@@ -15,7 +15,7 @@ from pyzmp.protocol.deadline import Deadline
 Caller = TypeVar("Caller", bound=Hashable)
 Item = TypeVar("Item")
 
-WAITING = 1024  # calls that wait for their turn on one loop, at most
+WAITING = 1 << 16  # calls that wait for their turn on one loop, at most
 
 
 class Admission(Generic[Caller, Item]):

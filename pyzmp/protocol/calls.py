@@ -113,6 +113,10 @@ class Caller(Generic[Token]):
             heapq.heappop(self._order)
         return self._order[0][0] if self._order else None
 
+    def due(self, now: float) -> list[int]:
+        """The numbers of the calls that `expire` ends."""
+        return [call for at, call in self._order if at <= now and call in self._open]
+
     def expire(self, now: float, *, sent: bool = True) -> list[tuple[Token, Outcome]]:
         """End the calls whose deadline has come; *sent* tells whether they ever left."""
         ended: list[tuple[Token, Outcome]] = []

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 from pyzmp.exceptions import CannotTravel, InvalidCall
 from pyzmp.protocol.calls import Ask, Caller, Outcome, died, timed_out
-from pyzmp.protocol.envelope import Hello, Parcel
+from pyzmp.protocol.envelope import Cancel, Hello, Parcel
 from pyzmp.transport.context import Context
 from pyzmp.transport.loop import Session, session_id
 from pyzmp.transport.outbox import guarded
@@ -70,7 +70,7 @@ class Line:
                 left = ask.deadline.remaining(time.monotonic())
                 session.wait(left)
                 session.pump()
-                if not left and self._calls.forget(call):
+                if not left and self.cancel(call):
                     return timed_out(ask, sent=session.sent)
         except BaseException:  # a Ctrl-C, perhaps between the frames of a message
             self.close()
@@ -78,6 +78,13 @@ class Line:
         finally:
             self.busy = False
         return outcomes[0]
+
+    def cancel(self, call: int) -> bool:
+        """Give a call up: it has no outcome any more, and its node is told.  False where it has ended already."""
+        open_still = self._calls.forget(call)
+        if open_still:
+            self._session.send(Cancel(call))
+        return open_still
 
     def usable(self) -> bool:
         """Whether a thread that has left the line alone for a while can use it still."""
@@ -116,7 +123,10 @@ class Line:
 
     def _expire(self) -> None:
         self._timer = None
-        _tell(self._calls.expire(time.monotonic(), sent=self._session.sent))
+        now = time.monotonic()
+        for call in self._calls.due(now):
+            self._session.send(Cancel(call))
+        _tell(self._calls.expire(now, sent=self._session.sent))
         self._arm()
 
 

@@ -1,0 +1,139 @@
+"""A caller that waits no more: what it asked is not begun, or told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import pyzmp
+
+
+class Oven(pyzmp.Node):
+    """Notes what became of each call."""
+
+    def on_start(self) -> None:
+        self.log: list[str] = []
+
+    @pyzmp.service
+    async def bake(self, what: str) -> None:
+        self.log.append(f"begun {what}")
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            self.log.append(f"cancelled {what}")
+            raise
+
+    @pyzmp.service
+    def fry(self, what: str, most: float = 5.0) -> None:
+        self.stir(what, most)
+
+    @pyzmp.service(worker=True)
+    def grill(self, what: str, most: float = 5.0) -> None:
+        self.stir(what, most)
+
+    def stir(self, what: str, most: float) -> None:
+        self.log.append(f"begun {what}")
+        call, over = pyzmp.current_call(), time.monotonic() + most
+        while time.monotonic() < over:
+            if call.cancelled:
+                self.log.append(f"cancelled {what}")
+                call.check()
+
+    @pyzmp.service
+    async def said(self) -> list[str]:
+        return self.log
+
+
+@pytest.fixture(params=["process", "thread", "entity"])
+def oven(request: Any) -> Iterator[Oven]:
+    with Oven("oven", kind=request.param) as node:
+        yield node
+
+
+def said(*lines: str) -> Callable[[], bool]:
+    return lambda: set(lines) <= set(Oven.said())
+
+
+@pytest.mark.parametrize("service", ["bake", "fry", "grill"])
+def test_cancelling_a_future_reaches_the_service(oven: Oven, service: str, eventually: Any) -> None:
+    future = getattr(Oven, service).submit("bread")
+    if service != "fry":  # which lets nobody else have a turn
+        eventually(said("begun bread"))
+    assert future.cancel()
+    assert future.cancelled()
+    if service == "fry":
+        assert Oven.said() in ([], ["begun bread", "cancelled bread"])
+    else:
+        eventually(said("begun bread", "cancelled bread"))
+
+
+def test_cancelling_an_awaited_call_reaches_the_service(oven: Oven, eventually: Any) -> None:
+    async def give_up() -> None:
+        call = asyncio.ensure_future(Oven.bake.acall("cake"))
+        while "begun cake" not in await Oven.said.acall():
+            pass
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    asyncio.run(give_up())
+    eventually(said("cancelled cake"))
+
+
+@pytest.mark.parametrize("how", ["blocking", "future", "awaited"])
+def test_at_the_deadline_an_async_service_is_cancelled(oven: Oven, how: str, eventually: Any) -> None:
+    bake = Oven.bake.with_options(timeout=0.1)
+    with pytest.raises(pyzmp.CallTimeout):
+        {"blocking": lambda: bake("pie"), "future": lambda: bake.submit("pie").result(),
+         "awaited": lambda: asyncio.run(bake.acall("pie"))}[how]()
+    eventually(said("begun pie", "cancelled pie"))
+
+
+def test_what_waits_for_its_turn_is_not_begun_once_it_is_cancelled(oven: Oven) -> None:
+    held = Oven.fry.submit("onions", most=0.3)
+    waiting = [Oven.fry.submit(f"egg {number}", most=0.0) for number in range(20)]
+    for number, future in enumerate(waiting):
+        if number % 2:
+            future.cancel()
+    held.result()
+    for number, future in enumerate(waiting):
+        if not number % 2:
+            future.result()
+    eggs = [line for line in Oven.said() if "egg" in line]
+    assert eggs == [f"begun egg {number}" for number in range(0, 20, 2)]
+
+
+def test_what_waits_beyond_its_deadline_is_not_begun(oven: Oven) -> None:
+    held = Oven.fry.submit("onions", most=0.4)
+    assert isinstance(Oven.fry.with_options(timeout=0.1).submit("late").exception(), pyzmp.CallTimeout)
+    held.result()
+    assert "begun late" not in Oven.said()
+
+
+def test_the_calls_of_a_caller_that_is_killed_are_cancelled(oven: Oven, eventually: Any) -> None:
+    if oven.kind == "process":
+        program = ("import pyzmp, sys\npyzmp.discover('bake', timeout=5).submit('tart')\n"
+                   "pyzmp.discover('grill').submit('fish')\nsys.stdin.read()")
+        with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as caller:
+            eventually(said("begun tart", "begun fish"))
+            caller.kill()
+        eventually(said("cancelled tart", "cancelled fish"))
+
+
+def test_other_calls_of_the_session_keep_their_replies(oven: Oven) -> None:
+    async def storm() -> None:
+        async def one(number: int) -> list[str] | None:
+            try:
+                return await asyncio.wait_for(Oven.said.acall(), 0.0005 if number % 2 else 10)
+            except (asyncio.TimeoutError, TimeoutError):
+                return None
+        answers = await asyncio.gather(*(one(number) for number in range(2_000)))
+        assert all(answers[number] == [] for number in range(0, 2_000, 2))
+    asyncio.run(storm())
+    assert threading.active_count() < 30
