@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -89,11 +89,13 @@ class Guest(msgspec.Struct, eq=False):
             self.idle.set()
 
 
-async def either(first: asyncio.Event, second: asyncio.Event, timeout: float) -> None:
-    """Wait until one of the two is set, at most *timeout* seconds."""
-    waits = [asyncio.ensure_future(event.wait()) for event in (first, second)]
+async def either(*waits: Coroutine[Any, Any, object], timeout: float) -> None:
+    """Wait until one of them has ended, at most *timeout* seconds; the others are given up, errors raised."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
-        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        ended, _ = await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            task.result()
     finally:
-        for wait in waits:
-            wait.cancel()
+        for task in tasks:
+            task.cancel()

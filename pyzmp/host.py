@@ -86,7 +86,8 @@ class Host:
         """Take a node away: new calls are refused, those that run may end within *drain* seconds or until its hurry."""
         guest.leaving = True
         try:
-            await either(guest.idle, guest.hurry, drain)
+            if guest.running:
+                await either(guest.idle.wait(), guest.hurry.wait(), timeout=drain)
         finally:
             guest.gone = True
             await self._cancel(guest)

@@ -19,7 +19,7 @@ from pyzmp.channels.call import running_node, serving
 from pyzmp.channels.declare import marks_of, methods_of, timers_of
 from pyzmp.coprocess import DRAIN, START, CoProcess
 from pyzmp.exceptions import RegistryUnavailable, StartError
-from pyzmp.guest import Guest, Provided
+from pyzmp.guest import Guest, Provided, either
 from pyzmp.host import Host
 from pyzmp.launchers.base import Control
 from pyzmp.launchers.entity import EntityControl
@@ -29,7 +29,8 @@ from pyzmp.protocol.schema import Signature
 Kind = Literal["process", "thread", "entity"]
 
 UPDATE = 0.1  # seconds between two calls of an update, at most
-WITHDRAW = 1.0  # seconds that a node which stops waits for the registry, at most
+WITHDRAW = 4.0  # seconds that a node which stops waits for the registry, at most
+ENDING = 1.0  # seconds that its timers and its update may take to end
 
 log = logging.getLogger("pyzmp.node")
 
@@ -139,7 +140,7 @@ class LivingNode(CoProcess):
         for task in home.tasks:
             task.cancel()
         if home.tasks:
-            await asyncio.wait(home.tasks, timeout=WITHDRAW)
+            await asyncio.wait(home.tasks, timeout=ENDING)
 
     def _fact(self, here: runtime.Runtime, host: Host) -> NodeFact:
         return NodeFact(self.name, here.member.id, host.name, (), self.kind, here.member.host, here.member.pid,
@@ -199,7 +200,8 @@ class LivingNode(CoProcess):
             return
         guest.left = True
         try:
-            await here.withdraw([("node", self.name)], WITHDRAW)
+            withdrawn = here.withdraw([("node", self.name)], WITHDRAW)
+            await either(withdrawn, guest.hurry.wait(), timeout=WITHDRAW)
         except RegistryUnavailable as error:  # then a view that lives on learns it from the end of the connection
             log.warning("%s stops without a registry: %s", self.name, error)
         finally:
