@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 
 import pytest
 
@@ -15,18 +14,9 @@ from pyzmp.host import Host
 class Lamp(pyzmp.Node):
     kind = "entity"
 
-    @pyzmp.service(worker=True)
-    def held(self) -> None:
-        gate.wait(10)
-
     @pyzmp.service
     def on(self) -> bool:
         return True
-
-
-gate = threading.Event()
-
-
 
 
 @pytest.fixture(autouse=True)

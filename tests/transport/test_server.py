@@ -34,9 +34,6 @@ def run(test: Callable[[], Any]) -> None:
     asyncio.run(asyncio.wait_for(test(), 20))
 
 
-# -- both drivers --------------------------------------------------------------------------------------------------
-
-
 class Raw:
     """Sends any frames at all."""
 
