@@ -173,10 +173,19 @@ class Host:
                 peer.send(refuse(request.call, Code.REFUSED, f"{request.service}() of {request.node!r} waited for its "
                                  "turn until its deadline, and was not begun"))
             else:
-                self._serve_call(peer, request, parcel, deadline)
+                self._begin(peer, request, parcel, deadline)
             if now > over:
                 break
         return begun
+
+    def _begin(self, peer: Peer, request: Request, parcel: Parcel, deadline: Deadline) -> None:
+        """Begin a call.  An error of ours is its answer, and the calls behind it go on."""
+        try:
+            self._serve_call(peer, request, parcel, deadline)
+        except Exception as error:
+            log.exception("%s() of %s could not be served", request.service, request.node)
+            body = failure.describe(error, node=request.node, service=request.service)
+            peer.send(Failure(request.call, Code.RAISED, body=body))
 
     def _serve_call(self, peer: Peer, request: Request, parcel: Parcel, deadline: Deadline) -> None:
         guest = self.guests.get(request.node)

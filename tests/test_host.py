@@ -49,3 +49,15 @@ def test_a_refused_node_leaves_the_first_one_alone() -> None:
         with pytest.raises(pyzmp.PyzmpError, match="already run"):
             Lamp("one", "inproc://other").start()
         assert Lamp.at("one").on()
+
+
+def test_an_error_of_the_host_is_an_answer_and_the_next_call_is_served(monkeypatch: pytest.MonkeyPatch,
+                                                                      caplog: pytest.LogCaptureFixture) -> None:
+    with Lamp("lamp"):
+        assert Lamp.on()
+        with monkeypatch.context() as broken:
+            broken.setattr("pyzmp.host._arguments", lambda parcel: 1 / 0)
+            calls = [Lamp.on.submit() for _ in range(3)]
+            assert [type(call.exception(5)) for call in calls] == [ZeroDivisionError] * 3
+        assert "on() of lamp could not be served" in caplog.text
+        assert Lamp.on()
