@@ -13,8 +13,11 @@ from pyzmp.exceptions import NodeDied
 from pyzmp.node import Node
 
 
+_ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
 def run(*nodes: Node, timeout: float | None = None) -> None:
-    """Start *nodes* in order, and run until Ctrl-C, SIGTERM, or the end of all of them.
+    """Start *nodes* in order, and run until Ctrl-C, SIGTERM, SIGHUP (its terminal closes), or the end of all of them.
 
     Returns once they are stopped, in reverse order, each within *timeout* seconds where given.
     Raises what a start raised, and NodeDied where a node has failed; the others are stopped then
@@ -78,7 +81,7 @@ def _watch(nodes: Sequence[Node], told: _Told, failed: list[Node]) -> None:
 
 @contextlib.contextmanager
 def _signals(told: _Told) -> Iterator[None]:
-    """Let SIGINT and SIGTERM tell."""
+    """Let the signals that mean the end tell."""
     def tell(number: int, frame: FrameType | None) -> None:
         if told.already and number == signal.SIGINT:
             raise KeyboardInterrupt
@@ -86,7 +89,7 @@ def _signals(told: _Told) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, tell) for number in _ENDING}
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import threading
@@ -85,12 +86,15 @@ print("over")
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_them_in_reverse_order(script: Any, number: int, eventually: Callable[..., None]) -> None:
     (script.folder / "program.py").write_text(PROGRAM)
     process = script.start("program.py", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert len(pyzmp.discover("hello", timeout=10, minimum_providers=3).providers) == 3  # type: ignore[union-attr]
-    process.send_signal(number)
+    if number == signal.SIGTERM:
+        process.send_signal(number)
+    else:
+        os.killpg(process.pid, number)  # as a terminal does it: to the nodes too
     assert (process.communicate(timeout=10)[0], process.returncode) == ("three\ntwo\none\nover\n", 0)
 
 

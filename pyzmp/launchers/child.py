@@ -67,7 +67,8 @@ class _ChildControl(Control):
     def watch(self) -> None:
         """Starts the watch.  Called in the main thread."""
         signal.set_wakeup_fd(-1)  # a forked child's would be its parent's
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the parent too, who decides
+        for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to the parent too, who decides
+            signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._on_sigterm)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         threading.Thread(target=self._watch, name="pyzmp-watch", daemon=True).start()

@@ -118,6 +118,7 @@ def serve(listener: int, alive: int, address: str, rooms: list[str]) -> None:
 
     ``rooms`` are the modules of pyzmp that its starter has loaded.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it ends with its starter, and so after its children
     for name in (*PRELOAD, *(f"pyzmp.{room}" for room in rooms)):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

@@ -92,10 +92,11 @@ def test_a_second_sigterm_is_final_and_sigkill_always(eventually: Callable[..., 
     assert handle.exitcode == -signal.SIGKILL
 
 
-def test_sigint_is_ignored_in_a_child(start_method: str) -> None:
+def test_what_a_terminal_sends_to_all_is_ignored_in_a_child(start_method: str) -> None:
     handle = launch(until_stopped, start_method)
     pid = handle.wait_ready(20)
-    assert _mask(pid, "SigIgn") & 1 << signal.SIGINT - 1
+    for number in (signal.SIGINT, signal.SIGHUP):
+        assert _mask(pid, "SigIgn") & 1 << number - 1
     assert not _mask(pid, "SigBlk") & 1 << signal.SIGINT - 1
     end([handle], 5, 1, 1)
 
