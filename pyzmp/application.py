@@ -12,7 +12,6 @@ from types import FrameType
 from pyzmp.exceptions import NodeDied
 from pyzmp.node import Node
 
-
 _ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
