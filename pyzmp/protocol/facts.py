@@ -7,6 +7,7 @@ takes over begins a higher epoch.  How these make one history is in `pyzmp.proto
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Annotated, NamedTuple, TypeVar
 
@@ -186,8 +187,13 @@ class Settled(_Struct, frozen=True, tag="settled"):
 Message = Join | Hold | Propose | Follow | Leave | Beat | Snapshot | Commit | Settled
 
 _encode = msgspec.msgpack.Encoder().encode
-_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 T = TypeVar("T")
+
+
+@functools.cache
+def _decoder() -> msgspec.msgpack.Decoder[Message]:
+    """Made when first needed: it takes as long as the rest of this module."""
+    return msgspec.msgpack.Decoder(Message)
 
 
 def encode(message: Message) -> bytes:
@@ -200,7 +206,7 @@ def decode(data: bytes | bytearray | memoryview) -> Message:
     if len(data) > SIZE:
         raise MalformedMessage(f"a registry message of {len(data)} bytes; the limit is {SIZE}")
     try:
-        return _decoder.decode(data)
+        return _decoder().decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
         raise MalformedMessage(f"no message of a registry: {error}") from error
 

@@ -42,7 +42,7 @@ class _Everything(frozenset[type]):
         return True
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Form:
     """What one annotation says."""
 

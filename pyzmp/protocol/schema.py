@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
 import typing
 from collections import abc
@@ -22,6 +21,8 @@ _AWAITED = (abc.Awaitable, abc.Coroutine)
 
 
 def _fingerprint(schema: str) -> str:
+    import hashlib  # costs to import, and who only calls by name needs it never
+
     return hashlib.sha256(schema.encode()).hexdigest()[:16]
 
 

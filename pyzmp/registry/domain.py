@@ -26,6 +26,9 @@ from pyzmp.protocol.facts import Member
 from pyzmp.registry import remains
 from pyzmp.transport.address import PATH
 
+BEAT = 0.5  # seconds between two beats
+LEASE = 4.5  # seconds for which facts outlive the connection of their owner
+LINGER = 3.0  # seconds for which a registry outlives its last member
 WAY_OUT = "set PYZMP_DIR to a short path of a directory that only you can write"
 RESERVED = len("/node~~0123456789abcdef")  # bytes that a socket's path needs beyond the directory's
 FRESH = 5.0  # seconds for which a socket that nobody listens to is left alone, as somebody may be about to

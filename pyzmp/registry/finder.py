@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pyzmp.exceptions import RegistryUnavailable
 from pyzmp.protocol import facts
-from pyzmp.registry.domain import Domain, Lock, Starting
-from pyzmp.registry.server import LEASE, LINGER, Registry
+from pyzmp.registry.domain import LEASE, LINGER, Domain, Lock, Starting
 from pyzmp.transport.context import Context
+
+if TYPE_CHECKING:
+    from pyzmp.registry.server import Registry
 
 START = 10.0  # seconds in which a registry's process must be ready
 COURTESY = 3.0  # seconds for which another process may keep the start lock before it counts as stuck
@@ -47,6 +49,8 @@ class Inside:
 
     async def find(self, above: int, *, start: bool) -> str | None:
         if self._registry is None:
+            from pyzmp.registry.server import Registry  # seldom needed here, and costs to import
+
             epoch = facts.Epoch(1, os.urandom(8).hex())
             self._registry = Registry(self._context, self._loop, epoch, linger=None)
             self._address = self._registry.bind(f"memory://registry-{epoch.nonce}-{epoch.counter}")

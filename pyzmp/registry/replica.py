@@ -21,9 +21,8 @@ from pyzmp.protocol.envelope import Hello, Note, Parcel
 from pyzmp.protocol.facts import Fact, Key, Position
 from pyzmp.protocol.graph import Outcome, View
 from pyzmp.registry.announcer import Announcer
-from pyzmp.registry.domain import is_gone
+from pyzmp.registry.domain import BEAT, is_gone
 from pyzmp.registry.finder import START, Finder
-from pyzmp.registry.server import BEAT
 from pyzmp.transport.context import Context
 from pyzmp.transport.loop import Session, session_id
 

@@ -18,13 +18,10 @@ from pyzmp.exceptions import MalformedMessage, PyzmpError
 from pyzmp.protocol import facts, graph
 from pyzmp.protocol.envelope import Note, Parcel
 from pyzmp.registry import remains
-from pyzmp.registry.domain import Domain, is_gone
+from pyzmp.registry.domain import BEAT, LEASE, LINGER, Domain, is_gone
 from pyzmp.transport.context import Context
 from pyzmp.transport.server import Peer, Server
 
-BEAT = 0.5  # seconds between two beats
-LEASE = 4.5  # seconds for which facts outlive the connection of their owner
-LINGER = 3.0  # seconds for which a registry outlives its last member
 _LOOK = 0.002  # seconds until the first look whether a process whose connection ended is gone
 _LOOK_MOST = 0.25  # and between the later ones, at most
 

@@ -16,8 +16,8 @@ from msgspec.structs import replace
 from pyzmp.protocol import facts
 from pyzmp.protocol.envelope import Cancel, Hello, Note, Parcel
 from pyzmp.protocol.facts import Beat, Change, Commit, Epoch, Member, NodeFact, Settled, Snapshot
-from pyzmp.registry.domain import Domain, this_process
-from pyzmp.registry.server import BEAT, Registry
+from pyzmp.registry.domain import BEAT, Domain, this_process
+from pyzmp.registry.server import Registry
 from pyzmp.transport.context import Context
 from pyzmp.transport.loop import Session, session_id
 
