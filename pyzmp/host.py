@@ -24,7 +24,7 @@ from pyzmp.runtime import Runtime
 from pyzmp.transport.server import Peer, Server
 
 TURN = 0.001  # seconds after which a loop looks again at what has come, before it begins more calls
-CANCEL = 0.2  # seconds that a cancelled call may take to end
+CANCEL = 0.5  # seconds that a cancelled call may take to end
 
 log = logging.getLogger("pyzmp.node")
 
@@ -85,6 +85,8 @@ class Host:
     async def remove(self, guest: Guest, drain: float) -> None:
         """Take a node away: new calls are refused, those that run may end within *drain* seconds or until its hurry."""
         guest.leaving = True
+        for peer, (request, _) in self._waiting.withdraw(lambda item: item[0].node == guest.name):
+            peer.send(refuse(request.call, Code.REFUSED, f"{guest.name!r} is shutting down"))
         try:
             if guest.running:
                 await either(guest.idle.wait(), guest.hurry.wait(), timeout=drain)
@@ -98,6 +100,9 @@ class Host:
         """Cancel the calls that still run, so that they are answered before the node is gone."""
         if guest.running:
             log.warning("%s: %d calls were still running when it stopped", guest.name, len(guest.running))
+        for work in guest.running:
+            if isinstance(work, Call):
+                work.cancel()
         tasks = [work for work in guest.running if isinstance(work, asyncio.Task)]
         for task in tasks:
             task.cancel()
@@ -153,13 +158,14 @@ class Host:
         if waiting is not None:
             peer.send(refuse(call, Code.CANCELLED, f"{waiting[0].service}() was cancelled before its turn"))
         elif call in callee.running:
-            callee.running[call]()
+            callee.running.pop(call)()  # once: a service that is cancelled may need time to clean up
 
     def _parted(self, peer: Peer) -> None:
         """A caller is gone, and with it the wish for what it asked."""
         self._waiting.leave(peer)
         if isinstance(peer.state, Callee):
-            for cancel in list(peer.state.running.values()):
+            running, peer.state.running = peer.state.running, {}
+            for cancel in running.values():
                 cancel()
 
     def _begin_calls(self) -> bool:
@@ -168,13 +174,12 @@ class Host:
         while (found := self._waiting.next()) is not None:
             peer, deadline, (request, parcel) = found
             begun = True
-            now = time.monotonic()
-            if not deadline.remaining(now):
+            if not deadline.remaining(time.monotonic()):
                 peer.send(refuse(request.call, Code.REFUSED, f"{request.service}() of {request.node!r} waited for its "
                                  "turn until its deadline, and was not begun"))
             else:
                 self._begin(peer, request, parcel, deadline)
-            if now > over:
+            if time.monotonic() > over:
                 break
         return begun
 
@@ -243,7 +248,11 @@ class Host:
                task: asyncio.Task[_Ended]) -> None:
         """Answer an async *service* once its *task* has ended."""
         guest.begin(task)
-        answer.running(task.cancel)
+
+        def cancel() -> None:
+            answer.call.cancel()  # for what the service has begun in threads
+            task.cancel()
+        answer.running(cancel)
 
         def ended(_: object) -> None:
             guest.ended(task)
@@ -256,16 +265,15 @@ class Host:
         """Run a service in a thread of the node's, and answer from the loop."""
         if guest.workers is None:
             guest.workers = Workers(guest.name)
-        token = object()
-        guest.begin(token)
+        guest.begin(answer.call)
 
         def ended(done: Callable[[], None]) -> None:
-            guest.ended(token)
+            guest.ended(answer.call)
             done()
 
         def run() -> None:
             value, error = None, None
-            late = guest.gone or not answer.call.remaining
+            late = guest.gone or answer.call.given_up or not answer.call.remaining
             try:
                 value = None if late else work()
             except BaseException as raised:

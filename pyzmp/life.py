@@ -30,6 +30,7 @@ Kind = Literal["process", "thread", "entity"]
 
 UPDATE = 0.1  # seconds between two calls of an update, at most
 WITHDRAW = 4.0  # seconds that a node which stops waits for the registry, at most
+HURRY = 0.1  # seconds that it still waits for it once it is hurried
 ENDING = 1.0  # seconds that its timers and its update may take to end
 
 log = logging.getLogger("pyzmp.node")
@@ -74,7 +75,7 @@ class LivingNode(CoProcess):
         if inherited is not None:
             runtime.inherit(inherited)
         life = self._lives(control)
-        return life if isinstance(control, EntityControl) else asyncio.run(life)
+        return life if isinstance(control, EntityControl) else _run(life)
 
     async def _lives(self, control: Control) -> int | None:
         """The node's whole life, on the running loop."""
@@ -201,7 +202,7 @@ class LivingNode(CoProcess):
         guest.left = True
         try:
             withdrawn = here.withdraw([("node", self.name)], WITHDRAW)
-            await either(withdrawn, guest.hurry.wait(), timeout=WITHDRAW)
+            await either(withdrawn, _hurried(guest), timeout=WITHDRAW)
         except RegistryUnavailable as error:  # then a view that lives on learns it from the end of the connection
             log.warning("%s stops without a registry: %s", self.name, error)
         finally:
@@ -252,6 +253,31 @@ class LivingNode(CoProcess):
 
 def _offered(name: str, function: Callable[..., Any]) -> Provided:
     return Provided(name, function, Signature.of(function, drop_first=False))
+
+
+async def _hurried(guest: Guest) -> None:
+    """Wait for the hurry, and a moment more for what needs only that."""
+    await guest.hurry.wait()
+    await asyncio.sleep(HURRY)
+
+
+def _run(life: Coroutine[Any, Any, int | None]) -> int | None:
+    """Run a node's life on a loop of its own.  As `asyncio.run`, but that tasks which will not end are left behind."""
+    loop = asyncio.new_event_loop()
+    try:
+        asyncio.set_event_loop(loop)
+        return loop.run_until_complete(life)
+    finally:
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, left = loop.run_until_complete(asyncio.wait(tasks, timeout=ENDING))
+            if left:
+                log.warning("%d tasks have not ended with their loop: %s", len(left), left)
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        asyncio.set_event_loop(None)
+        loop.close()
 
 
 async def _awaited(value: Any) -> None:

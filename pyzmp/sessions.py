@@ -68,10 +68,14 @@ class Sessions:
         line = own.line(target)
         if line is not None:
             return line.ask(ask)
-        waiter = _Waiter()
-        self._asked.append((target, ask, waiter.settle, Begun()))
+        waiter, begun = _Waiter(), Begun()
+        self._asked.append((target, ask, waiter.settle, begun))
         self._wake()  # whatever was asked before: that may be interrupted by this, and never go on
-        return waiter.outcome(ask)
+        try:
+            return waiter.outcome(ask)
+        except BaseException:  # a Ctrl-C
+            self.give_up(begun)
+            raise
 
     def submit(self, target: Target, ask: Ask, done: Callable[[Outcome], object]) -> Begun:
         """Begin a call on the shared session; *done* gets its one outcome, in the runtime's thread."""
@@ -166,7 +170,7 @@ class Sessions:
         """In a forked child: fail the futures of the parent's calls, whose callbacks are the parent's."""
         for future in self.futures:
             # A thread of the parent's may have taken the old condition.
-            vars(future).update(_condition=threading.Condition(), _done_callbacks=[])
+            vars(future).update(_condition=threading.Condition(), _done_callbacks=[], once=threading.RLock())
             if not future.done():
                 future.set_exception(NodeDied("the process was forked while the call was under way; its outcome goes "
                                               "to the parent", executed=None))

@@ -37,6 +37,11 @@ class Call:
             self.look()
         return self._cancelled
 
+    @property
+    def given_up(self) -> bool:
+        """As far as is known without a look: whether the caller has given the call up."""
+        return self._cancelled
+
     def cancel(self) -> None:
         """Note that the caller has given the call up; any thread may."""
         self._cancelled = True

@@ -29,6 +29,7 @@ class CallFuture(Future[Any]):
         self._waits_for_us = waits_for_us
         self._pending: set[Future[Any]] = set() if pending is None else pending
         self._pending.add(self)
+        self.once = threading.RLock()  # held while it ends
         self.give_up: Callable[[], object] = lambda: None  # tells the node
 
     def cancel(self) -> bool:
@@ -37,8 +38,12 @@ class CallFuture(Future[Any]):
         A call that waits for its turn there is not begun; an async service gets CancelledError, any
         other one can ask ``current_call().cancelled``.
         """
-        cancelled = super().cancel()
-        if cancelled:
+        with self.once:
+            before = self.cancelled()
+            cancelled = super().cancel()
+            if cancelled and not before:
+                self.set_running_or_notify_cancel()  # tells those who wait for one of several futures
+        if cancelled and not before:
             self._pending.discard(self)
             self.give_up()
         return cancelled
@@ -50,11 +55,14 @@ class CallFuture(Future[Any]):
     def settle(self, outcome: Outcome) -> None:
         """Take the outcome, unless the caller has cancelled; called once, by the thread that it came to."""
         self._pending.discard(self)
-        if self.set_running_or_notify_cancel():
-            if isinstance(outcome, Result):
-                self.set_result(outcome)
-            else:
-                self.set_exception(outcome)
+        with self.once:
+            if self.cancelled():
+                return
+            self.set_running_or_notify_cancel()
+        if isinstance(outcome, Result):
+            self.set_result(outcome)
+        else:
+            self.set_exception(outcome)
 
     def result(self, timeout: float | None = None) -> Any:
         """As `concurrent.futures.Future.result`."""

@@ -93,6 +93,9 @@ class _ChildControl(Control):
             if self._woken in woken:
                 os.read(self._woken, 1)
                 final = time.monotonic() + DRAIN
+                if self.stop_requested:  # it was asked in peace before
+                    self._elsewhere(self.request_hurry)
+                    continue
             if self._pipe in woken and (message := self._heard()) != STOP:
                 if message is None:
                     break

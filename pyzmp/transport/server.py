@@ -46,8 +46,9 @@ class Peer:
         self._outbox.put(message, buffers)
 
     def look(self) -> None:
-        """Hand over what has come now, for whoever holds up the loop and wants to know."""
-        self._server.read(str(self.listener.address))
+        """Hand over what has come now, for whoever holds up the loop and wants to know; nothing in other threads."""
+        if asyncio._get_running_loop() is self._server.loop:
+            self._server.read(str(self.listener.address))
 
     def flush(self) -> None:
         """Let everything leave now."""
@@ -105,10 +106,12 @@ class Server:
         return bound
 
     def unbind(self, address: str) -> None:
-        """Stop listening at *address*, once what has come is handled; its callers are told."""
-        self._drain(address)
-        listener = self._listeners.pop(address, None)
+        """Stop listening at *address*, once what has come is handed over; its callers are told."""
+        listener = self._listeners.get(address)
         if listener is not None:
+            if not self.loop.is_closed():
+                self._read_all(address, listener)
+            del self._listeners[address]
             for place, peer in list(self._peers.items()):
                 if place[0] == address:
                     peer.send(Goodbye("the listener closes"))
@@ -180,17 +183,24 @@ class Server:
             room -= self._handle(address, listener, *received)
             if self._listeners.get(address) is not listener:
                 return True
-        self._farewell(all_read=room > 0)
+        self._farewell(address if room > 0 else None)
         return room > 0
+
+    def _read_all(self, address: str, listener: Listener | MemoryListener) -> None:
+        """Hand over all that has come, however much, but no more than a caller can keep sending."""
+        for _ in range(FAREWELL):
+            if self._read(address, listener):
+                break
 
     def _notice(self, address: str, listener: Listener | MemoryListener) -> None:
         """Note who has left.  They are forgotten once what they sent before is handled, at the latest in some turns."""
         self._leaving.extend((self._turns + FAREWELL, (address, key)) for key in listener.left())
 
-    def _farewell(self, *, all_read: bool) -> None:
+    def _farewell(self, read: str | None) -> None:
+        """Forget who has left the address that was *read* to its end, and who left long ago."""
         for _ in range(len(self._leaving)):
             due, place = self._leaving.popleft()
-            if due <= self._turns or (all_read and self._draining is self._listeners.get(place[0])):
+            if due <= self._turns or place[0] == read:
                 self._forget(place)
             else:
                 self._leaving.append((due, place))

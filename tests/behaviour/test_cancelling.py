@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import as_completed, wait
 from typing import Any
 
 import pytest
 
 import pyzmp
+from pyzmp.exceptions import Refused
 
 
 class Oven(pyzmp.Node):
@@ -137,3 +140,90 @@ def test_other_calls_of_the_session_keep_their_replies(oven: Oven) -> None:
         assert all(answers[number] == [] for number in range(0, 2_000, 2))
     asyncio.run(storm())
     assert threading.active_count() < 30
+
+
+class Kitchen(pyzmp.Node):
+    """Where each call does one thing only."""
+
+    def on_start(self) -> None:
+        self.log: list[str] = []
+
+    @pyzmp.service
+    def hold(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    @pyzmp.service
+    def note(self, what: str) -> None:
+        self.log.append(what)
+
+    @pyzmp.service
+    async def tidy(self) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.2)
+            self.log.append("tidied")
+
+    @pyzmp.service
+    async def elsewhere(self) -> bool:
+        def look() -> bool:
+            return any(pyzmp.current_call().cancelled for _ in range(200))
+        return await asyncio.to_thread(look)
+
+    @pyzmp.service
+    async def said(self) -> list[str]:
+        return self.log
+
+
+@pytest.fixture(params=["process", "thread", "entity"])
+def kitchen(request: Any) -> Iterator[Kitchen]:
+    with Kitchen("kitchen", kind=request.param) as node:
+        yield node
+
+
+def test_a_loop_looks_again_before_each_call_that_follows_a_long_one(kitchen: Kitchen) -> None:
+    Kitchen.hold.submit(0.2)
+    held, unwanted, last = Kitchen.hold.submit(0.3), Kitchen.note.submit("unwanted"), Kitchen.note.submit("last")
+    threading.Timer(0.35, unwanted.cancel).start()  # while the second one runs, long after both were read
+    held.result()
+    last.result()
+    assert Kitchen.said() == ["last"]
+
+
+def test_those_who_wait_for_one_of_several_futures_hear_of_a_cancelled_one(kitchen: Kitchen) -> None:
+    future = Kitchen.tidy.submit()
+    assert future.cancel()
+    assert future.cancel()
+    assert wait([future], timeout=5).done == {future}
+    assert list(as_completed([future], timeout=5)) == [future]
+
+
+def test_a_service_that_cleans_up_is_cancelled_once(kitchen: Kitchen, eventually: Any) -> None:
+    async def impatient() -> None:
+        with pytest.raises(pyzmp.CallTimeout):
+            await Kitchen.tidy.with_options(timeout=0.1).acall()
+    asyncio.run(impatient())  # the deadline, and then the end of the session
+    eventually(lambda: Kitchen.said() == ["tidied"])
+
+
+def test_threads_that_a_service_uses_do_not_touch_its_loops_sockets(kitchen: Kitchen) -> None:
+    calls = [Kitchen.elsewhere.submit() for _ in range(20)] + [Kitchen.said.submit() for _ in range(200)]
+    assert [call.result() for call in calls] == [False] * 20 + [[]] * 200
+
+
+def test_what_waits_when_the_node_stops_is_refused(kitchen: Kitchen) -> None:
+    held = Kitchen.hold.submit(0.3)
+    waiting = [Kitchen.note.submit(str(number)) for number in range(500)]
+    kitchen.shutdown()
+    assert held.exception() is None
+    outcomes = [future.exception() for future in waiting]
+    assert all(error is None or (isinstance(error, Refused) and error.executed is False) for error in outcomes)
+
+
+def test_a_stop_in_short_time_cancels_and_does_not_kill() -> None:
+    with Kitchen("kitchen") as node:
+        future = Kitchen.tidy.submit()
+        assert Kitchen.said() == []
+        node.shutdown(timeout=3)
+        assert node.exitcode == -signal.SIGTERM  # asked, then hurried by the signal
+        assert isinstance(future.exception(), pyzmp.RemoteError)

@@ -64,6 +64,13 @@ class Line(RuleBasedStateMachine):
         assert list(self.admission.leave(caller)) == [call for call in self.waiting if call[0] == caller]
         self.waiting = [call for call in self.waiting if call[0] != caller]
 
+    @rule(odd=st.booleans())
+    def withdraw(self, odd: bool) -> None:
+        gone = [call for call in self.waiting if call[1] % 2 == odd]
+        taken = self.admission.withdraw(lambda call: call[1] % 2 == odd)
+        assert sorted(taken) == sorted((call[0], call) for call in gone)
+        self.waiting = [call for call in self.waiting if call not in gone]
+
     @invariant()
     def nothing_is_lost_or_made_up(self) -> None:
         assert len(self.admission) == len(self.waiting)
