@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed, wait
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -149,7 +150,9 @@ class Kitchen(pyzmp.Node):
         self.log: list[str] = []
 
     @pyzmp.service
-    def hold(self, seconds: float) -> None:
+    def hold(self, seconds: float, sign: str = "") -> None:
+        if sign:
+            Path(sign).touch()
         time.sleep(seconds)
 
     @pyzmp.service
@@ -211,9 +214,10 @@ def test_threads_that_a_service_uses_do_not_touch_its_loops_sockets(kitchen: Kit
     assert [call.result() for call in calls] == [False] * 20 + [[]] * 200
 
 
-def test_what_waits_when_the_node_stops_is_refused(kitchen: Kitchen) -> None:
-    held = Kitchen.hold.submit(0.3)
+def test_what_waits_when_the_node_stops_is_refused(kitchen: Kitchen, tmp_path: Path, eventually: Any) -> None:
+    held = Kitchen.hold.submit(0.5, str(tmp_path / "begun"))
     waiting = [Kitchen.note.submit(str(number)) for number in range(500)]
+    eventually((tmp_path / "begun").exists)
     kitchen.shutdown()
     assert held.exception() is None
     outcomes = [future.exception() for future in waiting]
