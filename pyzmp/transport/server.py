@@ -20,6 +20,7 @@ from pyzmp.transport.outbox import Outbox, Turn, guarded, soon
 DRAIN = 256  # messages that one address hands over before something else is done
 SLICE = 0.005  # seconds for which one address may keep the loop, unless one call takes longer
 FAREWELL = 64  # turns after which a caller that left is forgotten, though there is more to read
+LAST = 64  # times as much that is still read before a listener closes, at most
 BLAMED = 1024  # peers whose first malformed message is remembered, at most
 
 log = logging.getLogger("pyzmp.transport")
@@ -187,8 +188,8 @@ class Server:
         return room > 0
 
     def _read_all(self, address: str, listener: Listener | MemoryListener) -> None:
-        """Hand over all that has come, however much, but no more than a caller can keep sending."""
-        for _ in range(FAREWELL):
+        """Hand over all that has come, but for a caller that goes on and on."""
+        for _ in range(LAST):
             if self._read(address, listener):
                 break
 
