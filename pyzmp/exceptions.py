@@ -11,7 +11,7 @@
     │   ├── RemoteError                                  the service raised
     │   ├── Overloaded                                   the node has no room for the call
     │   ├── Refused                                      the node does not take the call
-    │   ├── DeadlockError       (also RuntimeError)      the call would wait for the loop that makes it
+    │   ├── DeadlockError       (also RuntimeError)      the call would wait for a loop that waits for it
     │   └── Cancelled                                    the caller gave the call up
     ├── CannotTravel            (also TypeError)         a value has no form on the wire
     ├── InvalidAnnotation       (also TypeError)         an annotation cannot be checked
@@ -113,7 +113,10 @@ class RemoteError(CallError):
 
 
 class Overloaded(CallError):
-    """The node has no room for the call; it did not run.  ``retry_after`` is in seconds."""
+    """The node, or the way to it, has no room for the call; it did not run.
+
+    ``retry_after`` is when there may be room again, in seconds.
+    """
 
     default_executed = False
     retry_after: float | None = None
@@ -126,16 +129,18 @@ class Refused(CallError):
 
 
 class DeadlockError(CallError, RuntimeError):
-    """A blocking call to the very loop that makes it, which could not answer.
+    """A call of a service on a loop that is held up until this very call has ended, and could never answer.
 
-    Only that is detected.  Where two nodes wait for each other, both calls end at their deadlines.
+    ``circle`` says in words what holds up whom, the loop that is called first.  Only circles within one
+    chain of calls are detected: where two chains wait for each other, both calls end at their deadlines.
     """
 
     default_executed = False
+    circle: tuple[str, ...] = ()
 
 
 class Cancelled(CallError):
-    """The caller gave the call up."""
+    """The caller gave the call up; ``executed`` says whether the service had begun."""
 
 
 class CannotTravel(PyzmpError, TypeError):

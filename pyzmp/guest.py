@@ -7,10 +7,12 @@ import contextvars
 import queue
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
+from pyzmp.protocol.admission import Limits
+from pyzmp.protocol.kept import Kept
 from pyzmp.protocol.schema import Signature
 
 WORKERS = 64  # calls of worker services that one node runs at once; more wait
@@ -24,6 +26,7 @@ class Provided(msgspec.Struct, frozen=True):
     signature: Signature
     marks: tuple[str, ...] = ()
     worker: bool = False
+    traits: int = 0  # bits of `pyzmp.protocol.facts.Trait`
 
 
 class Workers:
@@ -58,6 +61,16 @@ class Workers:
                 self._idle += 1
 
 
+class Running(Protocol):
+    """A call that runs beside the loop's turn."""
+
+    def cancel(self) -> None:
+        """Tell the service that nobody waits any more."""
+
+    def abandon(self) -> None:
+        """Answer that it goes on although its node has ended."""
+
+
 class Guest(msgspec.Struct, eq=False):
     """A node on a host: its services, and what of them is running."""
 
@@ -69,20 +82,24 @@ class Guest(msgspec.Struct, eq=False):
     left: bool = False
     gone: bool = False
     hurry: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
-    running: set[object] = msgspec.field(default_factory=set)
+    running: set[Running] = msgspec.field(default_factory=set)
     idle: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     turned: Callable[[], object] | None = None
     workers: Workers | None = None
+    failed_posts: int = 0
+    working: int = 0  # calls that its workers run
+    limits: Limits = Limits()
+    kept: Kept[Any, Any] | None = None  # once a service wants it
 
     def __post_init__(self) -> None:
         self.idle.set()
 
-    def begin(self, work: object) -> None:
+    def begin(self, work: Running) -> None:
         """Note that a call runs beside the loop's turn."""
         self.running.add(work)
         self.idle.clear()
 
-    def ended(self, work: object) -> None:
+    def ended(self, work: Running) -> None:
         """Note that it has ended."""
         self.running.discard(work)
         if not self.running:

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import contextlib
 import inspect
 import logging
 import math
-import threading
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Iterator
 
-from pyzmp.channels.call import Call, serving
-from pyzmp.exceptions import CannotTravel, InvalidCall, MalformedMessage
-from pyzmp.guest import Guest, Provided, Workers, either
-from pyzmp.protocol import codec, failure
+from pyzmp.exceptions import MalformedMessage
+from pyzmp.guest import WORKERS, Guest, either
+from pyzmp.pending import Pending
 from pyzmp.protocol.admission import Admission
-from pyzmp.protocol.calls import Callee, refuse, unknown
+from pyzmp.protocol.calls import CALLS, SIZE, Callee
 from pyzmp.protocol.deadline import Deadline
-from pyzmp.protocol.envelope import Cancel, Code, Failure, Parcel, Reply, Request
+from pyzmp.protocol.envelope import Cancel, Code, Credit, End, Failure, Item, Parcel, Request
+from pyzmp.protocol.facts import Trait
+from pyzmp.protocol.kept import Kept, Standing
+from pyzmp.protocol.outcomes import refuse, unknown
 from pyzmp.runtime import Runtime
+from pyzmp.serving import Serving
 from pyzmp.transport.server import Peer, Server
 
 TURN = 0.001  # seconds after which a loop looks again at what has come, before it begins more calls
+KEY = 64  # bytes of the key of a call, at most
 CANCEL = 0.5  # seconds that a cancelled call may take to end
 
 log = logging.getLogger("pyzmp.node")
@@ -42,7 +44,12 @@ class Host:
         self.server = self._serve()
         self.guests: dict[str, Guest] = {}
         self.own: dict[str, Server] = {}
-        self._waiting: Admission[Peer, tuple[Request, Parcel]] = Admission()
+        self._waiting: Admission[Peer, Pending] = Admission()
+        self._lanes: set[str] = set()  # the nodes with calls that wait for a worker thread
+        self._next: Pending | None = None  # an inline call that waits for them
+        self._ahead = 0  # calls that take their first step later in this turn of the loop
+        self._held: str | None = None  # the loop that a call waits for which holds up this one
+        self._crossing: str | None = None  # a call that has come from there meanwhile
         self.users = 0
         self._shared: list[str] = []
 
@@ -63,7 +70,7 @@ class Host:
 
     def _serve(self) -> Server:
         return Server(self.runtime.context, self.loop, self.name, on_parcel=self._arrived, on_open=self._greeted,
-                      on_end=self._parted, on_read=self._begin_calls)
+                      on_end=self._parted, on_read=self._begin_calls, window=(CALLS, SIZE))
 
     def add(self, guest: Guest) -> None:
         """Let a node live here; it serves from now on."""
@@ -85,8 +92,8 @@ class Host:
     async def remove(self, guest: Guest, drain: float) -> None:
         """Take a node away: new calls are refused, those that run may end within *drain* seconds or until its hurry."""
         guest.leaving = True
-        for peer, (request, _) in self._waiting.withdraw(lambda item: item[0].node == guest.name):
-            peer.send(refuse(request.call, Code.REFUSED, f"{guest.name!r} is shutting down"))
+        for _, pending in self._waiting.withdraw(lambda pending: pending.request.node == guest.name):
+            pending.refuse(Code.REFUSED, f"{guest.name!r} is shutting down")
         try:
             if guest.running:
                 await either(guest.idle.wait(), guest.hurry.wait(), timeout=drain)
@@ -100,21 +107,21 @@ class Host:
         """Cancel the calls that still run, so that they are answered before the node is gone."""
         if guest.running:
             log.warning("%s: %d calls were still running when it stopped", guest.name, len(guest.running))
-        for work in guest.running:
-            if isinstance(work, Call):
-                work.cancel()
-        tasks = [work for work in guest.running if isinstance(work, asyncio.Task)]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=CANCEL)
+        stopping = list(guest.running)
+        for serving in stopping:
+            serving.cancel()
+        if stopping:
+            await either(guest.idle.wait(), timeout=CANCEL)
             await asyncio.sleep(0)  # for their answers
+        for serving in list(guest.running):
+            serving.abandon()
 
     def _drop(self, guest: Guest) -> None:
         if guest.workers is not None:
             guest.workers.close()
         if self.guests.get(guest.name) is guest:
             del self.guests[guest.name]
+            self._waiting.forget(guest.name)
         if guest.name in self.own:
             self.own.pop(guest.name).close()
 
@@ -132,101 +139,197 @@ class Host:
 
     def _arrived(self, peer: Peer, parcel: Parcel) -> None:
         message, callee = parcel.message, peer.state
-        if isinstance(message, Request) and isinstance(callee, Callee):
+        assert isinstance(callee, Callee)
+        if type(message) is Request:
             if callee.fresh(message):
-                self._admit(peer, message, parcel)
-        elif isinstance(message, Cancel) and isinstance(callee, Callee):
+                self._admit(Pending(peer, callee, message, parcel.buffers))
+        elif isinstance(message, Cancel):
             self._cancel_call(peer, callee, message.call)
+        elif isinstance(message, (Item, End, Credit)):
+            try:
+                callee.hand(message.call, parcel)
+            except MalformedMessage as error:
+                self._blame(peer, str(error))
         else:
-            place = str(peer.listener.address), peer.key
-            self.server.blame(place, f"a {type(message).__name__}, which is not for a node")
+            self._blame(peer, f"a {type(message).__name__}, which is not for a node")
 
-    def _admit(self, peer: Peer, request: Request, parcel: Parcel) -> None:
+    def _blame(self, peer: Peer, reason: str) -> None:
+        self.server.blame((str(peer.listener.address), peer.key), reason)
+
+    def _admit(self, pending: Pending) -> None:
         """Let a call wait for its turn, which comes once all that has arrived is read."""
-        refusal = self._refusal(request, self.guests.get(request.node))
-        if refusal is None:
-            deadline = Deadline.after(request.remaining, time.monotonic())
-            if self._waiting.admit(peer, request.call, deadline, (request, parcel)):
-                return
-            refusal = refuse(request.call, Code.OVERLOADED, f"{request.node!r} has {len(self._waiting)} calls waiting "
-                             f"and takes no more; {request.service}() did not run")
-        peer.send(refusal)
+        request, peer = pending.request, pending.peer
+        if self._held and any(lane.loop == self._held for lane in request.chain):
+            self._crossing = f"{request.service}() of {request.node!r}"
+        if not pending.callee.take(request.call, pending.size):
+            pending.refuse(Code.OVERLOADED, "more calls came over this session than its window has places for")
+            return
+        guest = self.guests.get(request.node)
+        refusal = self._refusal(request, guest)
+        if refusal is not None or guest is None:
+            pending.reply(refusal or refuse(request.call, Code.REFUSED, ""))
+            return
+        now = time.monotonic()
+        pending.deadline = Deadline.after(request.remaining, now)
+        pending.guest, provided = guest, guest.services[request.service]
+        if provided.worker:
+            self._lanes.add(guest.name)
+        if 0 < len(request.key) <= KEY and provided.traits & Trait.DEDUPLICATE and not self._first(guest, pending, now):
+            return
+        refused = self._waiting.admit(peer, request.call, pending, node=guest.name, size=pending.size,
+                                      deadline=pending.deadline, now=now, lane=guest.name if provided.worker else "",
+                                      limits=guest.limits)
+        for each in refused:
+            each.item.refuse(Code.OVERLOADED, f"{guest.name!r} has more calls than it can take, and "
+                             f"{each.item.request.service}() did not run", retry_after=each.retry_after)
+
+    @staticmethod
+    def _first(guest: Guest, pending: Pending, now: float) -> bool:
+        """Whether a call was not asked before; else it has the answer of that, or waits for it."""
+        if guest.kept is None:
+            guest.kept = Kept()
+        pending.kept = guest.kept
+        known = guest.kept.begin(pending.key, pending, now)
+        if known is Standing.FRESH:
+            return True
+        if known is not Standing.RUNNING:
+            pending.reply(*known)
+        return False
 
     def _cancel_call(self, peer: Peer, callee: Callee, call: int) -> None:
         """The caller does not want a call any more: it is not begun, or told to stop."""
         waiting = self._waiting.cancel(peer, call)
         if waiting is not None:
-            peer.send(refuse(call, Code.CANCELLED, f"{waiting[0].service}() was cancelled before its turn"))
+            waiting.refuse(Code.CANCELLED, f"{waiting.request.service}() was cancelled before its turn")
         elif call in callee.running:
             callee.running.pop(call)()  # once: a service that is cancelled may need time to clean up
 
     def _parted(self, peer: Peer) -> None:
-        """A caller is gone, and with it the wish for what it asked."""
-        self._waiting.leave(peer)
+        """A caller is gone, and with it the wish for what it asked, but not for what it wants no answer to."""
+        self._waiting.leave(peer, keep=lambda pending: pending.one_way or pending.kept is not None)
         if isinstance(peer.state, Callee):
-            running, peer.state.running = peer.state.running, {}
-            for cancel in running.values():
+            for cancel in peer.state.leave():
                 cancel()
 
     def _begin_calls(self) -> bool:
         """Begin the calls that wait, for a millisecond at most; whether there were any."""
-        over, begun = time.monotonic() + TURN, False
-        while (found := self._waiting.next()) is not None:
-            peer, deadline, (request, parcel) = found
+        over, begun = time.monotonic() + TURN, bool(self._lanes) and self._begin_work()
+        while self._next is None and (found := self._waiting.next()) is not None:
             begun = True
-            if not deadline.remaining(time.monotonic()):
-                peer.send(refuse(request.call, Code.REFUSED, f"{request.service}() of {request.node!r} waited for its "
-                                 "turn until its deadline, and was not begun"))
-            else:
-                self._begin(peer, request, parcel, deadline)
+            if self._still_wanted(found.item):
+                self._begin_in_order(found.item)
             if time.monotonic() > over:
                 break
         return begun
 
-    def _begin(self, peer: Peer, request: Request, parcel: Parcel, deadline: Deadline) -> None:
+    def _begin_work(self) -> bool:
+        """Begin the calls that wait for a worker thread and have one; whether there were any."""
+        begun = False
+        for lane in list(self._lanes):
+            guest = self.guests.get(lane)
+            if not self._waiting.waiting(lane):
+                self._lanes.discard(lane)
+            while (guest is None or guest.working < WORKERS) and (found := self._waiting.next(lane)) is not None:
+                begun = True
+                if self._still_wanted(found.item):
+                    self._begin(found.item)
+        return begun
+
+    def _still_wanted(self, pending: Pending) -> bool:
+        """Whether a call whose turn has come is not cancelled, as far as its caller has said by now."""
+        if pending.peer.is_read:
+            return True
+        self._hear_of_cancel(pending)
+        pending.peer.look()
+        return self._is_wanted(pending)
+
+    def _hear_of_cancel(self, pending: Pending) -> None:
+        """Have a call end where it is cancelled before it begins, though its turn has come."""
+        def cancel() -> None:
+            self._ended(pending, ran=False)
+            pending.refuse(Code.CANCELLED, f"{pending.request.service}() was cancelled before its turn")
+        pending.placed = True
+        pending.callee.running[pending.request.call] = cancel
+
+    @staticmethod
+    def _is_wanted(pending: Pending) -> bool:
+        """Whether a call was not cancelled since `_hear_of_cancel`."""
+        return pending.callee.running.pop(pending.request.call, None) is not None
+
+    def _begin_in_order(self, pending: Pending) -> None:
+        """Begin a call whose turn has come; an inline one once those before it have taken their first step."""
+        if not self._ahead or not _is_inline(pending):
+            self._begin(pending)
+            return
+        self._next = pending
+        self._hear_of_cancel(pending)
+        self.loop.call_soon(self._begin_next, pending)  # behind those steps
+
+    def _begin_next(self, pending: Pending) -> None:
+        """Begin the inline call that others had to step before, and go on with those behind it."""
+        self._next = None
+        pending.peer.look()
+        if self._is_wanted(pending):
+            self._begin(pending)
+
+    def _took_step(self) -> None:
+        self._ahead -= 1
+
+    def _begin(self, pending: Pending) -> None:
         """Begin a call.  An error of ours is its answer, and the calls behind it go on."""
+        request = pending.request
+        pending.placed = True
         try:
-            self._serve_call(peer, request, parcel, deadline)
+            guest = self.guests.get(request.node)
+            refusal = self._refusal(request, guest)
+            if refusal is None and not pending.deadline.remaining(time.monotonic()):
+                refusal = refuse(request.call, Code.EXPIRED, f"{request.service}() of {request.node!r} waited for its "
+                                 "turn until its deadline, and was not begun")
+            if refusal is not None or guest is None:
+                self._ended(pending, ran=False)
+                pending.answer(refusal or refuse(request.call, Code.REFUSED, ""))
+                return
+            if guest.turned is not None:
+                guest.turned()
+            if Serving(self.loop, guest, pending, self._served).begin():
+                self._ahead += 1
+                self.loop.call_soon(self._took_step)
         except Exception as error:
             log.exception("%s() of %s could not be served", request.service, request.node)
-            body = failure.describe(error, node=request.node, service=request.service)
-            peer.send(Failure(request.call, Code.RAISED, body=body))
+            self._ended(pending, ran=False)
+            pending.raised(error)
 
-    def _serve_call(self, peer: Peer, request: Request, parcel: Parcel, deadline: Deadline) -> None:
-        guest = self.guests.get(request.node)
-        refusal = self._refusal(request, guest)
-        if refusal is not None or guest is None:
-            peer.send(refusal or Failure(request.call, Code.REFUSED))
+    def _served(self, serving: Serving) -> None:
+        """A call has ended."""
+        self._ended(serving.pending, ran=serving.pending.begun)
+        if serving.provided.worker and self._waiting.waiting(serving.guest.name):
+            self.loop.call_soon(self._begin_work)
+
+    def _ended(self, pending: Pending, *, ran: bool) -> None:
+        if not pending.placed:
             return
-        if guest.turned is not None:
-            guest.turned()
-        provided = guest.services[request.service]
+        pending.placed = False
+        self._waiting.end(pending.request.node, pending.size, time.monotonic(), ran=ran)
+
+    # What holds up the loop.
+
+    @contextlib.contextmanager
+    def held_up(self, loop: str) -> Iterator[None]:
+        """The loop is held up by a call that waits for *loop*."""
+        before, self._held, self._crossing = self._held, loop, None
         try:
-            args, kwargs = provided.signature.bind(provided.name, *_arguments(parcel))
-        except (InvalidCall, MalformedMessage) as error:
-            peer.send(refuse(request.call, Code.INVALID_CALL, str(error), argument=getattr(error, "argument", None)))
-            return
-        call = Call(guest.name, provided.name, peer.hello.caller, deadline)
-        context = guest.context.copy()
-        context.run(serving.set, call)
-        answer = _Answer(peer, request, provided, call)
-        if provided.worker:
-            answer.running(call.cancel)
-            self._work(guest, answer, lambda: context.run(provided.function, *args, **kwargs))
-            return
-        call.look = peer.look
-        answer.running(call.cancel)
-        try:
-            value = context.run(provided.function, *args, **kwargs)
-        except BaseException as error:
-            answer.failed(error)
-            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-                raise  # a Ctrl-C of the user's, whom the loop belongs to
-        else:
-            if inspect.iscoroutine(value):
-                self._go_on(guest, answer, value, context.run(self.loop.create_task, _outcome(value)))
-            else:
-                answer.returned(value)
+            yield
+        finally:
+            self._held = before
+
+    def crossing(self) -> str | None:
+        """What the loop that is waited for asks of a node here, and waits for itself, as far as has come."""
+        for address in self.server.addresses:
+            self.server.read(address)
+        for server in self.own.values():
+            for address in server.addresses:
+                server.read(address)
+        return self._crossing
 
     def _refusal(self, request: Request, guest: Guest | None) -> Failure | None:
         """Why a call is not begun, or None."""
@@ -240,117 +343,13 @@ class Host:
             return refuse(request.call, Code.UNKNOWN_SERVICE,
                           unknown(request.service, guest.services, f"in node {guest.name!r}"))
         if not 0 < request.remaining < math.inf:
-            return refuse(request.call, Code.REFUSED, f"{request.service}() of {guest.name!r} came with "
+            return refuse(request.call, Code.EXPIRED, f"{request.service}() of {guest.name!r} came with "
                           f"{request.remaining} s left, so it was not begun")
         return None
 
-    def _go_on(self, guest: Guest, answer: _Answer, service: Coroutine[Any, Any, Any],
-               task: asyncio.Task[_Ended]) -> None:
-        """Answer an async *service* once its *task* has ended."""
-        guest.begin(task)
 
-        def cancel() -> None:
-            answer.call.cancel()  # for what the service has begun in threads
-            task.cancel()
-        answer.running(cancel)
-
-        def ended(_: object) -> None:
-            guest.ended(task)
-            service.close()  # where it was cancelled before its first step
-            cancelled = None, asyncio.CancelledError("cancelled in the node")
-            answer.settle(*(cancelled if task.cancelled() else task.result()))
-        task.add_done_callback(ended)
-
-    def _work(self, guest: Guest, answer: _Answer, work: Callable[[], Any]) -> None:
-        """Run a service in a thread of the node's, and answer from the loop."""
-        if guest.workers is None:
-            guest.workers = Workers(guest.name)
-        guest.begin(answer.call)
-
-        def ended(done: Callable[[], None]) -> None:
-            guest.ended(answer.call)
-            done()
-
-        def run() -> None:
-            value, error = None, None
-            late = guest.gone or answer.call.given_up or not answer.call.remaining
-            try:
-                value = None if late else work()
-            except BaseException as raised:
-                error = raised
-            done = answer.late if late else functools.partial(answer.settle, value, error)
-            try:
-                self.loop.call_soon_threadsafe(ended, done)
-            except RuntimeError:
-                log.warning("%s() of %s ended after its node had stopped", answer.call.service, guest.name)
-        guest.workers.submit(run)
-
-
-_Ended = tuple[Any, "BaseException | None"]
-
-
-async def _outcome(service: Coroutine[Any, Any, Any]) -> _Ended:
-    """What a service came to, as a value: its own SystemExit would end the loop."""
-    try:
-        return await service, None
-    except asyncio.CancelledError:
-        raise
-    except BaseException as error:
-        return None, error
-
-
-class _Answer:
-    """The one answer to a call that has begun."""
-
-    __slots__ = ("_callee", "_peer", "_provided", "_request", "call")
-
-    def __init__(self, peer: Peer, request: Request, provided: Provided, call: Call) -> None:
-        self._peer, self._request, self._provided, self.call = peer, request, provided, call
-        self._callee = peer.state if isinstance(peer.state, Callee) else Callee()
-
-    def running(self, cancel: Callable[[], object]) -> None:
-        """Have *cancel* called when the caller gives the call up."""
-        self._callee.running[self._request.call] = cancel
-
-    def _over(self) -> None:
-        self.call.over = True
-        self._callee.running.pop(self._request.call, None)
-
-    def settle(self, value: Any, error: BaseException | None) -> None:
-        """The service returned *value*, unless it raised *error*."""
-        if error is None:
-            self.returned(value)
-        else:
-            self.failed(error)
-
-    def returned(self, value: Any) -> None:
-        """The service returned; what it may not return, or what cannot travel, is its error."""
-        name = self._provided.name
-        self._over()
-        try:
-            self._provided.signature.check_result(name, value)
-            body, buffers = codec.encode(value, f"the result of {name}()")
-            self._peer.send(Reply(self._request.call, body, len(buffers)), buffers)
-        except (CannotTravel, TypeError, ValueError) as error:
-            self.failed(error)
-
-    def failed(self, error: BaseException) -> None:
-        """The service raised."""
-        self._over()
-        body = failure.describe(error, node=self._request.node, service=self._request.service)
-        self._peer.send(Failure(self._request.call, Code.RAISED, executed=True, body=body))
-
-    def late(self) -> None:
-        """It was not begun in time."""
-        self._over()
-        self._peer.send(refuse(self._request.call, Code.REFUSED, f"{self.call.service}() of {self.call.node!r} was not "
-                               "begun: its turn came after its deadline, or after the end of the node"))
-
-
-def _arguments(parcel: Parcel) -> tuple[list[Any], dict[str, Any]]:
-    """The arguments of a request.  Raises MalformedMessage."""
-    value = codec.decode(getattr(parcel.message, "body", b""), parcel.buffers)
-    if (isinstance(value, list) and len(value) == 2 and isinstance(value[0], list) and isinstance(value[1], dict)
-            and all(isinstance(name, str) for name in value[1])):
-        return value[0], value[1]
-    raise MalformedMessage("the arguments of a call are a list and a map of names")
+def _is_inline(pending: Pending) -> bool:
+    """Whether a call is run as soon as it is begun."""
+    provided = pending.guest.services.get(pending.request.service) if pending.guest is not None else None
+    return provided is not None and not (provided.worker or provided.traits & Trait.STREAM
+                                         or inspect.iscoroutinefunction(provided.function))

@@ -16,14 +16,15 @@ from msgspec.structs import replace
 
 from pyzmp import runtime
 from pyzmp.channels.call import running_node, serving
-from pyzmp.channels.declare import marks_of, methods_of, timers_of
+from pyzmp.channels.declare import check_streams, marks_of, methods_of, timers_of
 from pyzmp.coprocess import DRAIN, START, CoProcess
 from pyzmp.exceptions import RegistryUnavailable, StartError
 from pyzmp.guest import Guest, Provided, either
 from pyzmp.host import Host
 from pyzmp.launchers.base import Control
 from pyzmp.launchers.entity import EntityControl
-from pyzmp.protocol.facts import Fact, NodeFact, ServiceFact
+from pyzmp.protocol.admission import LIMITS, Limits
+from pyzmp.protocol.facts import Fact, NodeFact, ServiceFact, Trait
 from pyzmp.protocol.schema import Signature
 
 Kind = Literal["process", "thread", "entity"]
@@ -48,6 +49,8 @@ class LivingNode(CoProcess):
     """The half of `pyzmp.Node` that runs in the node: its hooks, and how it serves until it is told to stop."""
 
     kind: Kind = "process"
+    max_calls: int = LIMITS.calls
+    max_bytes: int = LIMITS.size
     _open_in = "on_start"
     _socket_bind: str | None
     _insecure: bool
@@ -67,6 +70,12 @@ class LivingNode(CoProcess):
         It gets the keyword ``timedelta``, the seconds since the last call.  Returning something other
         than None ends the node with that status.  Where it is not overridden nobody wakes up for it.
         """
+
+    @property
+    def failed_posts(self) -> int:
+        """How many one-way calls have failed in this node since it started; known in the node itself only."""
+        home: _Home | None = self._life.home
+        return home.guest.failed_posts if home is not None else 0
 
     # Its life.
 
@@ -103,7 +112,7 @@ class LivingNode(CoProcess):
         loop, here = asyncio.get_running_loop(), runtime.current()
         status: list[int | None] = []
         host = Host.of(here, loop)
-        guest = Guest(self.name, contextvars.copy_context())
+        guest = Guest(self.name, contextvars.copy_context(), limits=Limits(self.max_calls, self.max_bytes))
         control.on_hurry(lambda: _call(loop, guest.hurry.set))
         own = self._fact(here, host)
         async with contextlib.AsyncExitStack() as stack:
@@ -157,9 +166,9 @@ class LivingNode(CoProcess):
     def _services(self) -> dict[str, Provided]:
         declared = methods_of(type(self))
         services = {method.name: Provided(method.name, method.function.__get__(self), method.declared().signature,
-                                          marks_of(type(self), attribute), method.worker)
+                                          marks_of(type(self), attribute), method.worker, method.traits())
                     for attribute, method in declared.items()}
-        offered = {name: _offered(name, function) for name, function in self._provided.items()}
+        offered = {name: offer(name, function) for name, function in self._provided.items()}
         return {**services, **offered}
 
     def _service_facts(self, here: runtime.Runtime, guest: Guest) -> list[Fact]:
@@ -167,7 +176,7 @@ class LivingNode(CoProcess):
 
     def _service_fact(self, here: runtime.Runtime, provided: Provided) -> ServiceFact:
         return ServiceFact(self.name, provided.name, here.member.id, provided.marks, provided.signature.fingerprint,
-                           provided.signature.text)
+                           provided.signature.text, provided.traits)
 
     def _told(self, told: tuple[str, Any, bool]) -> None:
         """The starter's instance provides or withholds something."""
@@ -251,8 +260,11 @@ class LivingNode(CoProcess):
                 due.cancel()
 
 
-def _offered(name: str, function: Callable[..., Any]) -> Provided:
-    return Provided(name, function, Signature.of(function, drop_first=False))
+def offer(name: str, function: Callable[..., Any]) -> Provided:
+    """A function as a service.  Raises InvalidAnnotation, and TypeError for a stream that could not arrive."""
+    signature = Signature.of(function, drop_first=False)
+    check_streams(f"the offered service {name}", function, signature)
+    return Provided(name, function, signature, traits=Trait.STREAM if signature.streams else 0)
 
 
 async def _hurried(guest: Guest) -> None:

@@ -20,9 +20,8 @@ from pyzmp.exceptions import StartError
 from pyzmp.launchers.base import Launcher, NotReady
 from pyzmp.launchers.entity import EntityHandle, EntityLauncher, in_thread
 from pyzmp.launchers.thread import ThreadLauncher
-from pyzmp.life import Kind, LivingNode
+from pyzmp.life import Kind, LivingNode, offer
 from pyzmp.protocol.deadline import seconds
-from pyzmp.protocol.schema import Signature
 from pyzmp.registry.domain import check_node_name, check_service_name
 
 R = TypeVar("R")
@@ -45,6 +44,10 @@ class Node(LivingNode):
     *socket_bind* is an address of the node's own, such as ``tcp://127.0.0.1:4242``; by default it is
     reached through the socket of its loop.  Beyond loopback it needs *insecure* to be true.
     *context_manager*, *args*, *kwargs* and *loop_target* (in the place of `update`) are as in `CoProcess`.
+
+    The class attributes ``max_calls`` (16384) and ``max_bytes`` (256 MiB of arguments) are what one node takes at
+    once: the calls of all callers, running and waiting.  Calls beyond them end as Overloaded; one with more bytes
+    is taken when it is alone.
     """
 
     def __init__(self, name: str | None = None, socket_bind: str | None = None, context_manager: Any = None,
@@ -87,7 +90,7 @@ class Node(LivingNode):
         if not builtin_callable(callable) or not name:
             raise TypeError(f"provides() takes a callable, with a service_name where it has no name, got {callable!r}")
         check_service_name(name)
-        Signature.of(callable, drop_first=False)
+        offer(name, callable)
         self._provided[name] = callable
         self._follow(name)
 

@@ -25,6 +25,7 @@ from pyzmp.loopthread import LoopThread
 from pyzmp.protocol.deadline import seconds
 from pyzmp.protocol.facts import Fact, Key, NodeFact, Position
 from pyzmp.protocol.graph import Facts
+from pyzmp.protocol.retry import Budget
 from pyzmp.registry.domain import Domain, this_process
 from pyzmp.registry.finder import Inside, OnHost
 from pyzmp.registry.replica import Replica
@@ -86,6 +87,7 @@ class Runtime:
         loop = self._thread.loop
         finder = Inside(self.context, loop) if self.domain is None else OnHost(self.domain)
         self.replica = Replica(self.context, loop, self.member, finder)
+        self.budgets: dict[str, Budget] = {}  # for the retries of each service that ever needed one
         self._at_exit = at_exit(self.close)
 
     def is_ours(self) -> bool:
@@ -144,6 +146,10 @@ class Runtime:
         address = next((place for place in node.addresses if near or not place.startswith("memory:")), shown)
         return Target(node.name, address, node.loop, node.incarnation, shown)
 
+    def budget(self, service: str) -> Budget:
+        """The budget that all calls of *service* in this process share for their retries."""
+        return self.budgets.setdefault(service, Budget())
+
     # Loops that nodes live on.
 
     def register(self, loop: asyncio.AbstractEventLoop) -> str:
@@ -165,6 +171,19 @@ class Runtime:
         """Whether the loop *name*, or the runtime's own, is the one that runs in this very thread."""
         running = asyncio._get_running_loop()
         return running is not None and running in (self._loops.get(name), self._thread.loop)
+
+    @property
+    def in_own_thread(self) -> bool:
+        """Whether this is the runtime's thread, which must not block."""
+        return asyncio._get_running_loop() is self._thread.loop
+
+    def lane(self) -> str:
+        """The name of the loop with nodes on it that runs in this very thread, or nothing."""
+        running = asyncio._get_running_loop()
+        if running is None:
+            return ""
+        name = self._names.get(running, "")
+        return name if name in self._loops else ""
 
     def places(self, loop: str, node: str) -> list[str]:
         """Where the loop *loop* listens: in memory, and at the address of *node*, or its own where that is empty."""
@@ -203,7 +222,7 @@ class Runtime:
         self.context.close()
 
     async def _close(self) -> None:
-        self.sessions.close_shared()
+        await self.sessions.close_shared()
         await self.replica.close()
 
 

@@ -10,25 +10,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import os
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from pyzmp.exceptions import NodeDied
-from pyzmp.protocol.calls import Ask, Outcome, died, timed_out
+from pyzmp.protocol.calls import CALLS, SIZE
+from pyzmp.protocol.envelope import Buffer, Credit, End, Flag, Item
+from pyzmp.protocol.outcomes import Ask, Event, Outcome, cancelled, died, overloaded, size_of, timed_out
 from pyzmp.transport.context import Context
 from pyzmp.transport.line import Line
 from pyzmp.transport.outbox import guarded
 
 OWN = 64  # sessions of threads' own over sockets that a process has, at most; the rest share
+IDLE = 1.0  # seconds after which a thread's own session may be closed to make room for another
 SLACK = 0.1  # seconds after its deadline in which a call over a shared session has its outcome
+LINGER = 1.0  # seconds that one-way calls have to leave when the process ends
 _FOREVER = threading.TIMEOUT_MAX / 2
+
+log = logging.getLogger("pyzmp.call")
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -39,6 +47,7 @@ class Target(msgspec.Struct, frozen=True):
     loop: str
     incarnation: tuple[int, int]
     shown: str
+    traits: int = 0  # of the service that is called, bits of `pyzmp.protocol.facts.Trait`
 
 
 class Sessions:
@@ -49,11 +58,12 @@ class Sessions:
         self.futures: set[Future[Any]] = set()  # of the calls that are under way
         self._context, self._loop, self._caller = context, loop, caller
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may post too
         self._local = threading.local()
         self._shared: _Lines = {}
-        self._asked: deque[tuple[Target, Ask, Callable[[Outcome], object], Begun]] = deque()
+        self._asked: deque[tuple[Target, Ask, Callable[[Event], object], Begun]] = deque()
         self._waking = False
+        self._posting = 0, 0  # one-way calls that were asked and have not begun, and their bytes
         self._near: dict[asyncio.AbstractEventLoop, _Near] = {}
 
     def line(self, target: Target) -> Line:
@@ -77,8 +87,16 @@ class Sessions:
             self.give_up(begun)
             raise
 
-    def submit(self, target: Target, ask: Ask, done: Callable[[Outcome], object]) -> Begun:
-        """Begin a call on the shared session; *done* gets its one outcome, in the runtime's thread."""
+    def reserve(self, line: Line) -> bool:
+        """Count *line* among the threads' own; False where there are `OWN` already."""
+        with self._lock:
+            if len(self.own) >= OWN:
+                return False
+            self.own.add(line)
+            return True
+
+    def submit(self, target: Target, ask: Ask, done: Callable[[Event], object]) -> Begun:
+        """Begin a call on the shared session; *done* gets what comes of it, in the runtime's thread."""
         begun = Begun()
         self._asked.append((target, ask, done, begun))
         if not self._waking:
@@ -86,10 +104,32 @@ class Sessions:
             self._wake()
         return begun
 
+    def post(self, target: Target, ask: Ask) -> None:
+        """Make a one-way call.  Raises Overloaded where the window is full; what fails later is logged."""
+        line = self._shared.get((target.address, target.loop))
+        with self._lock:
+            calls, size = self._posting[0] + 1, self._posting[1] + size_of(ask.body, ask.buffers)
+            fits = line.fits(calls, size) if line is not None else size <= SIZE or calls == 1
+            if calls > CALLS or not (fits or ask.wait):
+                raise overloaded(ask, "the window of its session is full of calls that have not ended")
+            self._posting = calls, size
+        self.submit(target, ask, _not_posted)
+
     def give_up(self, begun: Begun) -> None:
-        """Cancel a call of `submit`: its node is told, and no outcome comes unless it is under way already."""
-        with contextlib.suppress(RuntimeError):  # the runtime has been closed, and the session with it
-            self._loop.call_soon_threadsafe(begun.cancel)
+        """Cancel a call of `submit`: its node is told, and what it says became of the call is the outcome."""
+        self._in_loop(begun.cancel)
+
+    def tell(self, begun: Begun, message: Item | End | Credit, buffers: Sequence[Buffer] = ()) -> None:
+        """Send what belongs to a stream that was begun by `submit`; the number of its call is filled in."""
+        self._in_loop(begun.tell, message, buffers)
+
+    def later(self, seconds: float, callback: Callable[[], object]) -> None:
+        """Call back in our thread, in so many *seconds*."""
+        self._in_loop(self._loop.call_later, seconds, callback)
+
+    def _in_loop(self, callback: Callable[..., object], *args: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the runtime has been closed, and the sessions with it
+            self._loop.call_soon_threadsafe(callback, *args)
 
     def _wake(self) -> None:
         """Have the runtime's thread begin what was asked."""
@@ -99,7 +139,7 @@ class Sessions:
             self._waking = False
             while self._asked:
                 _, ask, done, _ = self._asked.popleft()
-                guarded(done, died(ask, "pyzmp has ended in this process", sent=False))
+                guarded(done, died(ask, "pyzmp has ended in this process", executed=False))
 
     async def acall(self, target: Target, ask: Ask) -> Outcome:
         """Make a call and await its one outcome."""
@@ -108,16 +148,16 @@ class Sessions:
         if near is None:
             near = self._near_to(loop)
         deliveries, lines = near
-        future: asyncio.Future[Outcome] = loop.create_future()
+        future: asyncio.Future[Any] = loop.create_future()
         if target.address.startswith("memory:"):
             line = self._attached(lines, loop, target)
-            call = line.start(ask, lambda outcome: _settle(future, outcome))
+            call = line.start(ask, lambda event: _settle(future, event))
             give_up: Callable[[], object] = functools.partial(line.cancel, call)
         else:
-            begun = self.submit(target, ask, lambda outcome: deliveries.put(future, outcome))
+            begun = self.submit(target, ask, lambda event: deliveries.put(future, event))
             give_up = functools.partial(self.give_up, begun)
         try:
-            return await future
+            return await future  # type: ignore[no-any-return]
         except asyncio.CancelledError:
             give_up()
             raise
@@ -151,9 +191,12 @@ class Sessions:
             try:
                 line = self._attached(self._shared, self._loop, target)
             except Exception as error:
-                guarded(done, died(ask, f"it cannot be reached: {error}", sent=False))
+                guarded(done, died(ask, f"it cannot be reached: {error}", executed=False))
             else:
                 guarded(begun.start, line, ask, done)
+            if ask.flags & Flag.ONE_WAY:
+                with self._lock:
+                    self._posting = self._posting[0] - 1, self._posting[1] - size_of(ask.body, ask.buffers)
 
     def close_own(self) -> None:
         """Close the calling thread's own sessions."""
@@ -161,8 +204,11 @@ class Sessions:
         if own is not None:
             own.close()
 
-    def close_shared(self) -> None:
-        """Close the shared sessions, in their loop's thread."""
+    async def close_shared(self) -> None:
+        """Close the shared sessions, in their loop's thread, once the one-way calls have left; at most `LINGER`."""
+        over = time.monotonic() + LINGER
+        while (self._asked or any(line.holds for line in self._shared.values())) and time.monotonic() < over:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
         for line in list(self._shared.values()):
             line.close()
 
@@ -190,10 +236,17 @@ class Begun:
         self._line: Line | None = None
         self._number = 0
 
-    def start(self, line: Line, ask: Ask, done: Callable[[Outcome], object]) -> None:
+    def start(self, line: Line, ask: Ask, done: Callable[[Event], object]) -> None:
         """Begin it, unless it was given up before its turn."""
-        if not self._cancelled:
+        if self._cancelled:
+            done(cancelled(ask))
+        else:
             self._line, self._number = line, line.start(ask, done)
+
+    def tell(self, message: Item | End | Credit, buffers: Sequence[Buffer]) -> None:
+        """Send what belongs to its streams."""
+        if self._line is not None:
+            self._line.tell(replace(message, call=self._number), buffers)
 
     def cancel(self) -> None:
         """Give it up."""
@@ -209,6 +262,7 @@ class _OwnLines:
         self._sessions = sessions
         self._asked: set[tuple[str, str]] = set()
         self._lines: OrderedDict[tuple[str, str], Line] = OrderedDict()  # the one that was used last stands last
+        self._used: dict[tuple[str, str], float] = {}  # and when that was
 
     def line(self, target: Target) -> Line | None:
         """This thread's own session to *target*'s loop; None where it is to use the shared one.
@@ -223,33 +277,44 @@ class _OwnLines:
                 return None
             if line.usable():
                 self._lines.move_to_end(place)
+                self._used[place] = time.monotonic()
                 return line
         self._sweep()
-        own = self._sessions.own
-        if not target.address.startswith("memory:"):
-            if place not in self._asked or not (len(own) < OWN or self._closed_one()):
-                self._asked.add(place)
-                return None
-            self._asked.discard(place)
-        line = self._lines[place] = self._sessions.line(target)
-        if not target.address.startswith("memory:"):
-            own.add(line)
+        near = target.address.startswith("memory:")
+        if not near and (place not in self._asked or not self._room()):
+            self._asked.add(place)
+            return None
+        line = self._sessions.line(target)
+        if not near and (line.ended or not self._sessions.reserve(line)):  # no socket, or another thread was faster
+            line.close()
+            return None
+        self._asked.discard(place)
+        self._lines[place] = line
+        self._used[place] = time.monotonic()
         return line
 
     def close(self) -> None:
         for place in list(self._lines):
             self._drop(place)
 
-    def _closed_one(self) -> bool:
-        """Close the session over a socket that this thread has not used for the longest time; whether it has any."""
+    def _room(self) -> bool:
+        """Whether there is room for one more session over a socket.
+
+        Where there is none, the one that this thread has not used for the longest time is closed for it, but
+        none that was of use a moment ago: a thread that calls many nodes in turn would only open and close.
+        """
         own = self._sessions.own
+        if len(own) < OWN:
+            return True
         oldest = next((place for place, line in self._lines.items() if line in own and not line.busy), None)
-        if oldest is not None:
-            self._drop(oldest)
-        return oldest is not None
+        if oldest is None or time.monotonic() - self._used[oldest] < IDLE:
+            return False
+        self._drop(oldest)
+        return True
 
     def _drop(self, place: tuple[str, str]) -> None:
         line = self._lines.pop(place, None)
+        self._used.pop(place, None)
         if line is not None:
             self._sessions.own.discard(line)
             line.close()
@@ -272,10 +337,10 @@ class _Deliveries:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: deque[tuple[asyncio.Future[Outcome], Outcome]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Any], Event]] = deque()
         self._asked = False
 
-    def put(self, future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    def put(self, future: asyncio.Future[Any], outcome: Event) -> None:
         self._waiting.append((future, outcome))
         if not self._asked:
             self._asked = True
@@ -298,8 +363,8 @@ class _Waiter:
         self._lock = threading.Lock()
         self._lock.acquire()
 
-    def settle(self, outcome: Outcome) -> None:
-        self._outcome = outcome
+    def settle(self, outcome: Any) -> None:
+        self._outcome: Outcome = outcome
         self._lock.release()
 
     def outcome(self, ask: Ask) -> Outcome:
@@ -312,7 +377,12 @@ _Lines = dict[tuple[str, str], Line]
 _Near = tuple[_Deliveries, _Lines]
 
 
-def _settle(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+def _not_posted(error: Event) -> None:
+    """A one-way call could not be sent."""
+    log.warning("a one-way call was lost: %s", error)
+
+
+def _settle(future: asyncio.Future[Any], outcome: Event) -> None:
     """Give *future* its outcome as a value, unless whoever waited has gone."""
     if not future.done() and not future.get_loop().is_closed():
         future.set_result(outcome)

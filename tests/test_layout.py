@@ -27,6 +27,8 @@ ROWS = [
     {"runtime"},
     {"channels"},
     {"guest"},
+    {"pending"},
+    {"serving"},
     {"host"},
     {"life"},
     {"node"},

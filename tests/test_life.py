@@ -6,13 +6,15 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 
 import pyzmp
+from pyzmp import runtime
 from pyzmp.exceptions import StartError
+from pyzmp.protocol.facts import Trait
 
 
 class Slow(pyzmp.Node):
@@ -108,3 +110,59 @@ def test_a_node_that_waits_for_its_open_calls_says_so_when_it_gives_up(caplog: p
     assert isinstance(error, (pyzmp.RemoteError, pyzmp.NodeDied)), error
     assert any("1 calls were still running" in message for message in caplog.messages)
     caplog.clear()
+
+
+class Meter(pyzmp.Node):
+    kind = "entity"
+
+    @pyzmp.service(idempotent=True)
+    def read(self) -> int:
+        return 1
+
+    @pyzmp.service(deduplicate=True)
+    def reset(self) -> None: ...
+
+    @pyzmp.service
+    def values(self) -> Iterator[int]:
+        yield 1
+
+    @pyzmp.service
+    async def total(self, items: AsyncIterator[int]) -> int:
+        return sum([item async for item in items])
+
+
+def count(upto: int) -> Iterator[int]:
+    yield from range(upto)
+
+
+async def gather(items: AsyncIterator[int]) -> None: ...
+
+
+class Gatherer:
+    async def __call__(self, items: AsyncIterator[int]) -> None: ...
+
+
+def drain(items: Iterator[int]) -> None: ...
+
+
+def test_the_graph_knows_what_callers_should_know_of_a_service() -> None:
+    node = Meter("meter")
+    node.provides(count)
+    node.provides(gather)
+    node.provides(Gatherer(), "object")
+    with node:
+        facts = runtime.current().facts()
+        assert {fact.name: fact.traits for fact in facts.services_of("meter")} == {
+            "read": Trait.IDEMPOTENT, "reset": Trait.DEDUPLICATE, "values": Trait.STREAM, "total": 0,
+            "count": Trait.STREAM, "gather": 0, "object": 0}
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_function_that_would_wait_for_a_stream_on_the_loop_is_not_offered(running: bool) -> None:
+    node = Meter("meter")
+    if running:
+        node.start()
+    with pytest.raises(TypeError, match="the offered service drain takes a stream, which would have to arrive on the"):
+        node.provides(drain)
+    with node:
+        assert "drain" not in pyzmp.services

@@ -129,6 +129,7 @@ def test_a_call_that_a_loop_left_open_ends_quietly(caplog: pytest.LogCaptureFixt
 
 def test_the_least_recently_used_session_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "OWN", 2)
+    monkeypatch.setattr(sessions, "IDLE", 0.0)
     places = [Lamp(name, "tcp://127.0.0.1:*", kind="thread") for name in "abc"]
     with places[0], places[1], places[2], Lamp("near", kind="thread"):
         here = runtime.current().sessions
@@ -147,6 +148,16 @@ def test_the_least_recently_used_session_makes_room(monkeypatch: pytest.MonkeyPa
         elsewhere.join()
         assert used() == {"near", "a", "c"}
         assert used("b", "a") == {"near", "b", "a"}
+
+
+def test_a_session_that_was_of_use_a_moment_ago_makes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "OWN", 2)
+    places = [Lamp(name, "tcp://127.0.0.1:*", kind="thread") for name in "abc"]
+    with places[0], places[1], places[2]:
+        for number in range(3):
+            for name in "abc":
+                assert Lamp.at(name).add(number) == number + 1
+        assert [loop for _, loop in lines()] == [Lamp.at(name).add.found()[0].loop for name in "ab"]
 
 
 def test_a_forked_child_hears_that_its_parents_calls_are_not_its_own(script: Any) -> None:

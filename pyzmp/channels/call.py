@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -9,6 +11,7 @@ from typing import Any
 
 from pyzmp.exceptions import Cancelled
 from pyzmp.protocol.deadline import Deadline
+from pyzmp.protocol.envelope import Lane
 
 
 class Call:
@@ -17,17 +20,18 @@ class Call:
     ``service`` and ``node`` name what was called, ``caller`` the process that called.
     """
 
-    __slots__ = ("_cancelled", "caller", "deadline", "look", "node", "over", "service")
+    __slots__ = ("_cancelled", "_place", "caller", "chain", "deadline", "look", "node", "over", "service")
 
-    def __init__(self, node: str, service: str, caller: str, deadline: Deadline) -> None:
-        self.node, self.service, self.caller, self.deadline = node, service, caller, deadline
+    def __init__(self, node: str, service: str, caller: str, deadline: Deadline, chain: tuple[Lane, ...] = ()) -> None:
+        self.node, self.service, self.caller, self.deadline, self.chain = node, service, caller, deadline, chain
+        self._place: _Place | None = None
         self.look: Callable[[], object] | None = None  # reads what has come, where the service holds up its loop
         self._cancelled = False
         self.over = False  # whether the service has ended; what it started may go on, and is not bound by it
 
     @property
     def remaining(self) -> float:
-        """Seconds until the caller stops waiting; zero once it has."""
+        """Seconds until the caller stops waiting; zero once it has, infinity for a stream that has begun."""
         return self.deadline.remaining(time.monotonic())
 
     @property
@@ -42,6 +46,22 @@ class Call:
         """As far as is known without a look: whether the caller has given the call up."""
         return self._cancelled
 
+    def begins(self) -> None:
+        """Note that the service begins in this very thread, and task."""
+        self._place = _place()
+
+    def ends(self) -> None:
+        """Note that the service has ended.  Its task is let go, and with it what an error's frames hold."""
+        self.over, self._place = True, None
+
+    @property
+    def waiting(self) -> tuple[Lane, ...]:
+        """The loops that are held up until what the running code now waits for has ended.
+
+        None where it is not the service itself, but something that it has begun, and may go on without it.
+        """
+        return self.chain if not self.over and self._place == _place() else ()
+
     def cancel(self) -> None:
         """Note that the caller has given the call up; any thread may."""
         self._cancelled = True
@@ -52,6 +72,15 @@ class Call:
             why = "was given up by its caller" if self._cancelled else "ran beyond its caller's deadline"
             raise Cancelled(f"{self.service}() of {self.node!r} {why}", service=self.service, node=self.node,
                             executed=True)
+
+
+_Place = tuple[int, "asyncio.Task[Any] | None"]
+
+
+def _place() -> _Place:
+    """What runs here: the thread, and the task where it runs one."""
+    loop = asyncio._get_running_loop()
+    return threading.get_ident(), asyncio.current_task(loop) if loop is not None else None
 
 
 serving: ContextVar[Call | None] = ContextVar("pyzmp_call", default=None)

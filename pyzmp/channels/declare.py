@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
-from pyzmp.channels.service import Declared, Service
+from pyzmp.channels.channel import Channel, Declared
+from pyzmp.channels.service import Service
+from pyzmp.channels.streaming import StreamService
 from pyzmp.exceptions import InvalidAnnotation
 from pyzmp.protocol.deadline import seconds
+from pyzmp.protocol.facts import Trait
 from pyzmp.protocol.schema import Signature, Unresolved
 from pyzmp.registry.domain import check_service_name
 
@@ -25,28 +28,25 @@ class ServiceMethod(Generic[P, R_co, L_co]):
     """A method that is a service: on its class the `Service` to call, on an instance the method itself."""
 
     def __init__(self, function: Callable[..., Any], *, name: str | None = None, timeout: float | None = None,
-                 idempotent: bool = False, worker: bool = False) -> None:
+                 idempotent: bool = False, deduplicate: bool = False, worker: bool = False) -> None:
         if isinstance(function, (staticmethod, classmethod)):
             raise TypeError(f"@service: {function.__func__.__qualname__} is a {type(function).__name__}; a service "
                             "is a plain method, that gets the node as self")
         if not callable(function):
             raise TypeError(f"@service goes on a method, got {function!r}")
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(f"@service: {function.__qualname__} is a generator, and services that stream their result "
-                            "are not there yet; return a list")
-        if worker and inspect.iscoroutinefunction(function):
+        if worker and (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
             raise TypeError(f"@service(worker=True): {function.__qualname__} is async, and runs on the node's loop; "
                             "leave one of the two out")
         self.function = function
         self.name = check_service_name(function.__name__ if name is None else name)
         self.timeout = None if timeout is None else seconds(timeout)
-        self.idempotent, self.worker = idempotent, worker
+        self.idempotent, self.deduplicate, self.worker = idempotent, deduplicate, worker
         self._cls = function.__qualname__.rpartition(".")[0]
         self._owner: type | None = None
         self._attribute = ""
         self._signature: Signature | None = None
         self._declared: Declared | None = None
-        self._service: Service[P, R_co] | None = None
+        self._service: Channel[P, R_co] | None = None
         functools.update_wrapper(cast("Callable[..., Any]", self), function)
         with contextlib.suppress(Unresolved):  # a name that is defined later: looked up again when it is needed
             self.signature()
@@ -64,37 +64,97 @@ class ServiceMethod(Generic[P, R_co, L_co]):
     def __get__(self, instance: object, owner: type[Any]) -> Callable[P, L_co]: ...
     def __get__(self, instance: object | None, owner: type[Any] | None = None) -> Any:
         if instance is None:
-            if self._service is None:
-                self._service = self.of_node(None)
-            return self._service
+            found = self._service
+            if found is None:
+                found = self.of_node(None)
+                if self._signature is not None:  # before that one may not know which of the two it is
+                    self._service = found
+            return found
         bound = self.function.__get__(instance, owner)
         guard = getattr(instance, "_guarded", None)
         return bound if guard is None else guard(self.name, bound)
 
-    def of_node(self, node: str | None) -> Service[P, R_co]:
+    def of_node(self, node: str | None) -> Channel[P, R_co]:
         """The service, of every provider or of one *node*."""
         declared = self.declared if self._owner is None else _Declaration(self._owner, self._attribute)
+        if self._streams():
+            return StreamService(self.name, node=node, declared=declared)
         return Service(self.name, node=node, declared=declared)
+
+    def _streams(self) -> bool:
+        try:
+            return self.signature().streams
+        except Unresolved:  # then a generator is known by its looks
+            return inspect.isgeneratorfunction(self.function) or inspect.isasyncgenfunction(self.function)
 
     def declared(self) -> Declared:
         """What callers know of it.  Raises InvalidAnnotation for annotations that cannot be checked."""
         if self._declared is None:
-            self._declared = Declared(self._cls, self.signature(), self.timeout)
+            self._declared = Declared(self._cls, self.signature(), self.timeout, self.traits())
         return self._declared
 
     def signature(self) -> Signature:
-        """What it takes and returns.  Raises InvalidAnnotation for annotations that cannot be checked."""
+        """What it takes and returns.
+
+        Raises InvalidAnnotation for annotations that cannot be checked, and TypeError for a stream that could not
+        arrive.
+        """
         if self._signature is None:
             try:
-                self._signature = Signature.of(self.function, drop_first=True)
+                signature = Signature.of(self.function, drop_first=True)
             except Unresolved:
                 raise
             except InvalidAnnotation as error:
                 raise InvalidAnnotation(f"service {self._cls}.{self.name}: {error}") from error
+            shown = f"service {self._cls}.{self.name}"
+            check_streams(shown, self.function, signature, worker=self.worker)
+            self._check_repeated(shown, signature)
+            self._signature = signature
         return self._signature
+
+    def traits(self) -> int:
+        """What callers should know of it besides its signature: bits of `Trait`."""
+        return (self.idempotent * Trait.IDEMPOTENT | self.deduplicate * Trait.DEDUPLICATE
+                | self.signature().streams * Trait.STREAM)
+
+    def _check_repeated(self, shown: str, signature: Signature) -> None:
+        """Raise TypeError where nobody ever calls it a second time for one result."""
+        option = "idempotent" if self.idempotent else "deduplicate" if self.deduplicate else ""
+        what = "is" if signature.streams else "takes" if signature.takes else ""
+        if option and what:
+            raise TypeError(f"{shown} {what} a stream, which is never begun again by itself; leave {option} out")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_signature": None, "_declared": None, "_service": None}
+
+
+class StreamMethod(ServiceMethod[P, R_co, L_co]):
+    """What type checkers take a `ServiceMethod` for whose result is a stream: on its class a `StreamService`."""
+
+    if TYPE_CHECKING:
+        @overload  # type: ignore[override]
+        def __get__(self, instance: None, owner: type[Any]) -> StreamService[P, R_co]: ...
+        @overload
+        def __get__(self, instance: object, owner: type[Any]) -> Callable[P, L_co]: ...
+        def __get__(self, instance: object | None, owner: type[Any] | None = None) -> Any: ...
+
+
+def check_streams(shown: str, function: Callable[..., Any], signature: Signature, *, worker: bool = False) -> None:
+    """Raise TypeError for a stream that a service, *shown* as that, would wait for where it can never come."""
+    called = function, type(function).__call__  # the latter for an object that is offered
+    awaited = any(map(inspect.iscoroutinefunction, called))
+    awaits = awaited or any(map(inspect.isasyncgenfunction, called))
+    if signature.streams and awaited:
+        raise TypeError(f"{shown} is async and returns an iterator; write it as an async generator, with yield, or as "
+                        "a plain method that returns the iterator")
+    if signature.takes is None:
+        return
+    if not worker and not awaits:
+        raise TypeError(f"{shown} takes a stream, which would have to arrive on the loop that it holds up; make it "
+                        f"async, or worker=True, or annotate {signature.takes} as a list")
+    if awaits is not signature.takes_async:
+        raise TypeError(f"{shown} {'is async' if awaits else 'runs in a thread'}, and could not wait for the items of "
+                        f"argument {signature.takes}; annotate {'AsyncIterator' if awaits else 'Iterator'}[...]")
 
 
 class _Declaration:
@@ -116,6 +176,12 @@ class _Declaration:
 
 class _Decorator(Protocol):
     @overload
+    def __call__(self, f: Callable[Concatenate[Any, P], AsyncIterator[T]], /) -> StreamMethod[
+        P, T, AsyncIterator[T]]: ...
+    @overload
+    def __call__(self, f: Callable[Concatenate[Any, P], Iterator[T]], /) -> StreamMethod[
+        P, T, Iterator[T]]: ...
+    @overload
     def __call__(self, f: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]], /) -> ServiceMethod[
         P, T, Coroutine[Any, Any, T]]: ...
     @overload
@@ -123,27 +189,40 @@ class _Decorator(Protocol):
 
 
 @overload
+def service(f: Callable[Concatenate[Any, P], AsyncIterator[T]], /) -> StreamMethod[
+    P, T, AsyncIterator[T]]: ...
+@overload
+def service(f: Callable[Concatenate[Any, P], Iterator[T]], /) -> StreamMethod[
+    P, T, Iterator[T]]: ...
+@overload
 def service(f: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]], /) -> ServiceMethod[
     P, T, Coroutine[Any, Any, T]]: ...
 @overload
 def service(f: Callable[Concatenate[Any, P], T], /) -> ServiceMethod[P, T, T]: ...
 @overload
 def service(*, name: str | None = ..., timeout: float | None = ..., idempotent: bool = ...,
-            worker: bool = ...) -> _Decorator: ...
+            deduplicate: bool = ..., worker: bool = ...) -> _Decorator: ...
 def service(f: Any = None, /, *, name: str | None = None, timeout: float | None = None, idempotent: bool = False,
-            worker: bool = False) -> Any:
+            deduplicate: bool = False, worker: bool = False) -> Any:
     """Declare a method to be a service of its node.
 
     A plain method runs inline, alone in its node; an ``async`` one interleaves with others; with
     *worker* it runs in a thread of the node's and may block.  *name* is what callers find it by, the
     method's own name by default.  *timeout* is the default for its callers, in seconds.
-    *idempotent* says that running it twice does no harm.
+    *idempotent* says that running it twice does no harm.  With *deduplicate* a repeated attempt of a
+    call is answered with the reply of the first, which is kept for 30 s, and the method not run again.
+
+    A generator, or a method that returns an ``Iterator``, streams its result: callers get each item as
+    it is yielded, and a generator is closed where they stop early.  One argument of an ``async`` or
+    *worker* method may be a stream too, as an ``AsyncIterator`` or an ``Iterator``.  A stream is never
+    begun again by itself, so that *idempotent* and *deduplicate* are not for these.
 
     Raises InvalidAnnotation, when the class is made, for an annotation that cannot be checked, and
     TypeError for what cannot be a service.
     """
     def made(function: Callable[..., Any]) -> ServiceMethod[..., Any, Any]:
-        return ServiceMethod(function, name=name, timeout=timeout, idempotent=idempotent, worker=worker)
+        return ServiceMethod(function, name=name, timeout=timeout, idempotent=idempotent, deduplicate=deduplicate,
+                             worker=worker)
     return made if f is None else made(f)
 
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar, overload
 
 from pyzmp import runtime
+from pyzmp.channels.channel import Channel
 from pyzmp.channels.service import Service, by_name
+from pyzmp.channels.streaming import StreamService
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -14,6 +16,9 @@ R = TypeVar("R")
 
 @overload
 def discover(channel: Service[P, R], /, timeout: float | None = ..., minimum_providers: int = ...) -> Service[P, R]: ...
+@overload
+def discover(channel: StreamService[P, R], /, timeout: float | None = ...,
+             minimum_providers: int = ...) -> StreamService[P, R]: ...
 @overload
 def discover(channel: str, timeout: float | None = ..., minimum_providers: int = ...) -> Service[..., Any] | None: ...
 def discover(channel: Any, timeout: float | None = None, minimum_providers: int = 1) -> Any:
@@ -32,6 +37,9 @@ def discover(channel: Any, timeout: float | None = None, minimum_providers: int 
 async def adiscover(channel: Service[P, R], /, timeout: float | None = ...,
                     minimum_providers: int = ...) -> Service[P, R]: ...
 @overload
+async def adiscover(channel: StreamService[P, R], /, timeout: float | None = ...,
+                    minimum_providers: int = ...) -> StreamService[P, R]: ...
+@overload
 async def adiscover(channel: str, timeout: float | None = ...,
                     minimum_providers: int = ...) -> Service[..., Any] | None: ...
 async def adiscover(channel: Any, timeout: float | None = None, minimum_providers: int = 1) -> Any:
@@ -40,14 +48,14 @@ async def adiscover(channel: Any, timeout: float | None = None, minimum_provider
     return _checked(channel, service, await service.adiscovered(timeout, minimum_providers))
 
 
-def _service(channel: Any) -> Service[..., Any]:
-    return channel.copy() if isinstance(channel, Service) else by_name(channel)
+def _service(channel: Any) -> Channel[..., Any]:
+    return channel.copy() if isinstance(channel, Channel) else by_name(channel)
 
 
-def _checked(channel: Any, service: Service[..., Any], enough: bool) -> Service[..., Any] | None:
+def _checked(channel: Any, service: Channel[..., Any], enough: bool) -> Channel[..., Any] | None:
     if enough:
         return service
-    if isinstance(channel, Service):
+    if isinstance(channel, Channel):
         raise service.unknown()
     return service if service.seen() else None
 

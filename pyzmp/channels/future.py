@@ -7,15 +7,17 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from pyzmp.exceptions import DeadlockError
-from pyzmp.protocol.calls import Outcome, Result
+from pyzmp.exceptions import CallError, Cancelled, DeadlockError, RemoteError
+from pyzmp.protocol.outcomes import Event, Outcome, Result
+
+T = TypeVar("T")
 
 log = logging.getLogger("pyzmp.call")
 
 
-class CallFuture(Future[Any]):
+class CallFuture(Future[T]):
     """The future of a call: its result is decoded by whoever asks for it.
 
     *waits_for_us* tells whether the outcome needs the very loop that runs in the thread that asks.
@@ -31,6 +33,28 @@ class CallFuture(Future[Any]):
         self._pending.add(self)
         self.once = threading.RLock()  # held while it ends
         self.give_up: Callable[[], object] = lambda: None  # tells the node
+        self._report: Outcome | None = None
+
+    @property
+    def executed(self) -> bool | None:
+        """Whether the service ran; None while that is not known, also where it never will be.
+
+        After `cancel` it becomes known once the node has said what became of the call.
+        """
+        report = self._report
+        if isinstance(report, CallError) and not isinstance(report, RemoteError):
+            return report.executed
+        return None if report is None else True
+
+    @property
+    def stopped(self) -> bool | None:
+        """After `cancel`: True where that kept the service from beginning, or ended it; False where it went on.
+
+        None where the node has not said so, and where the call was not cancelled.
+        """
+        if not self.cancelled() or self._report is None:
+            return None
+        return True if isinstance(self._report, Cancelled) else None if self.executed is None else not self.executed
 
     def cancel(self) -> bool:
         """As `concurrent.futures.Future.cancel`, at any time before the outcome is there; the node is told.
@@ -48,29 +72,39 @@ class CallFuture(Future[Any]):
             self.give_up()
         return cancelled
 
-    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """As `concurrent.futures.Future.add_done_callback`; an exit is logged as errors are, but in the main thread."""
         super().add_done_callback(functools.partial(_told, fn))
 
-    def settle(self, outcome: Outcome) -> None:
-        """Take the outcome, unless the caller has cancelled; called once, by the thread that it came to."""
+    def settle(self, outcome: Event) -> None:
+        """Take the outcome, after `cancel` as a report only; called once, by the thread that it came to."""
         self._pending.discard(self)
+        assert isinstance(outcome, (Result, Exception))
         with self.once:
-            if self.cancelled():
+            self._report = outcome
+            if self.done():
                 return
             self.set_running_or_notify_cancel()
         if isinstance(outcome, Result):
-            self.set_result(outcome)
+            self.set_result(cast("T", outcome))  # decoded by `result`
         else:
             self.set_exception(outcome)
 
-    def result(self, timeout: float | None = None) -> Any:
+    def fail(self, error: BaseException) -> None:
+        """End with an error of the caller's own, such as one of a stream that he sends."""
+        self._pending.discard(self)
+        with self.once:
+            if not self.done():
+                self.set_running_or_notify_cancel()
+                self.set_exception(error)
+
+    def result(self, timeout: float | None = None) -> T:
         """As `concurrent.futures.Future.result`."""
         self._check_waiting(timeout)
-        value = super().result(timeout)
+        value: Any = super().result(timeout)
         if isinstance(value, Result):
             value = self._result = self._finish_call(value)
-        return value
+        return value  # type: ignore[no-any-return]
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """As `concurrent.futures.Future.exception`; a result that cannot be decoded is an error here too."""

@@ -66,6 +66,7 @@ class _ChildControl(Control):
 
     def watch(self) -> None:
         """Starts the watch.  Called in the main thread."""
+        sys.excepthook = sys.__excepthook__  # not the fork server's
         signal.set_wakeup_fd(-1)  # a forked child's would be its parent's
         for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to the parent too, who decides
             signal.signal(number, signal.SIG_IGN)

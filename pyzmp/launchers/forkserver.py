@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from multiprocessing import connection, forkserver, resource_tracker, spawn, util
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 PRELOAD = ("pyzmp.launchers.process", "cloudpickle", "zmq", "msgspec", "asyncio", "logging", "setproctitle")
@@ -113,6 +114,12 @@ server = Server()
 os.register_at_fork(after_in_child=server.after_fork)
 
 
+def _reported(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Report an error, unless it is a child's whose starter was gone before it had said what to run."""
+    if kind is not EOFError:
+        sys.__excepthook__(kind, error, trace)
+
+
 def serve(listener: int, alive: int, address: str, rooms: list[str]) -> None:
     """What the server's own process runs, until nobody holds the other end of ``alive``.
 
@@ -123,6 +130,7 @@ def serve(listener: int, alive: int, address: str, rooms: list[str]) -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     server.serving = True
+    sys.excepthook = _reported
     try:
         forkserver.main(listener, alive, [])
     finally:

@@ -5,6 +5,7 @@ This is local and trusted: bytes made here go through a pipe to our own child, a
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import pickle
 import sys
@@ -34,6 +35,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._by_value: dict[str, bool] = {}
 
     def reducer_override(self, obj: Any) -> Any:
+        if obj is dataclasses.MISSING:  # there is one, which the fields of dataclasses are compared with
+            return "MISSING"
         if isinstance(obj, (type, FunctionType)) and self._goes_by_value(obj.__module__):
             module = sys.modules[obj.__module__]
             cloudpickle.register_pickle_by_value(module)

@@ -1,77 +1,297 @@
-"""Which calls a loop takes, and in which order they begin.
+"""Which calls a node takes, and in which order they begin.
 
 A loop reads all that has come before it begins the next call, so that it knows what was cancelled
-meanwhile and whom it owes an answer.  What waits is bounded; callers take turns, however many calls
-each of them has sent; and a call whose deadline has come is not begun.
+meanwhile and whom it owes an answer.  What waits for a node and runs there is bounded, callers take
+turns, however many calls each of them has sent, and a call that would wait too long is refused at once.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
+from itertools import islice
 from typing import Generic, TypeVar
+
+import msgspec
 
 from pyzmp.protocol.deadline import Deadline
 
 Caller = TypeVar("Caller", bound=Hashable)
 Item = TypeVar("Item")
 
-WAITING = 1 << 16  # calls that wait for their turn on one loop, at most
+LONG = 16  # calls that wait for a node, from which on it matters how long they will
+SPAN = 0.25  # seconds over which a pace is measured, at least
+SOONEST = 0.01  # seconds after which to come again, at the earliest
+UNKNOWN = 0.05  # the same, where no pace is known
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What may occupy a node, waiting and running: so many calls, and so many bytes of them."""
+
+    calls: int = 16384
+    size: int = 256 << 20
+
+
+LIMITS = Limits()
+
+
+class Begun(msgspec.Struct, Generic[Caller, Item], frozen=True):
+    """A call whose turn has come, as it was admitted."""
+
+    caller: Caller
+    call: int
+    item: Item
+    node: str
+    size: int
+    deadline: Deadline
+    lane: str
+
+
+class Refused(msgspec.Struct, Generic[Caller, Item], frozen=True):
+    """A call that finds no room, or lost its own; its caller may come again after ``retry_after`` seconds."""
+
+    caller: Caller
+    call: int
+    item: Item
+    retry_after: float
+
+
+class _Place(Generic[Caller, Item]):
+    """What occupies one node, and how fast it gets on."""
+
+    __slots__ = ("callers", "calls", "ended", "gone", "last", "longest", "pace", "since", "size", "waiting")
+
+    def __init__(self) -> None:
+        self.calls = self.size = self.waiting = 0
+        self.callers: dict[Caller, dict[int, Begun[Caller, Item]]] = {}  # what waits, oldest first
+        self.pace: float | None = None
+        self.since: float | None = None  # when a call ended, where others have waited ever since
+        self.ended = 0  # calls that did after it
+        self.last = self.longest = 0.0  # when the last of them did, and the longest time between two
+        self.gone = False
+
+    def remove(self, begun: Begun[Caller, Item]) -> None:
+        """Let a call wait no more."""
+        mine = self.callers[begun.caller]
+        del mine[begun.call]
+        if not mine:
+            del self.callers[begun.caller]
+        self.waiting -= 1
+        if not self.waiting:
+            self.pace = self.since = None
+
+    def measure(self, now: float) -> None:
+        """Note that a call has ended while others wait.
+
+        The longest of the times between two ends does not count: the machine may have been held up.
+        """
+        if self.since is None:
+            self.since, self.last, self.longest, self.ended = now, now, 0.0, 0
+            return
+        self.ended += 1
+        self.longest = max(self.longest, now - self.last)
+        self.last = now
+        if now - self.since >= SPAN and self.ended > 1:
+            self.pace = (now - self.since - self.longest) / (self.ended - 1)
+            self.since = None
+
+    def excess(self, caller: Caller, left: float) -> float:
+        """The seconds by which the wait of a new call is too long for what is left of its deadline."""
+        if self.pace is None:
+            return 0.0
+        estimate = (len(self.callers.get(caller, ())) + 1) * self.turns(caller) * self.pace
+        return min(estimate - left / 2, (self.waiting - LONG + 1) * self.pace)
+
+    def turns(self, caller: Caller) -> int:
+        """How many callers take turns, with *caller* among them."""
+        return len(self.callers) + (caller not in self.callers)
+
+    def displaced(self, caller: Caller, size: int, limits: Limits) -> list[Begun[Caller, Item]] | None:
+        """The calls that must go for a new one of *caller*, or None where there is no room for it."""
+        greediest: dict[int, Begun[Caller, Item]] = max(self.callers.values(), key=len, default={})
+        more = len(greediest) - len(self.callers.get(caller, ())) - 1
+        found, total = [], self.size + size
+        for begun in islice(reversed(greediest.values()), max(0, more)):
+            found.append(begun)
+            total -= begun.size
+            if total <= limits.size and self.calls - len(found) < limits.calls:
+                return found
+        return None
+
+    def room(self, caller: Caller, size: int, limits: Limits) -> float:
+        """The seconds until there is room for *size* bytes more of *caller*."""
+        if self.pace is None:
+            return UNKNOWN
+        excess = (self.size + size - limits.size) / max(1, self.size)  # as a part of what is there
+        return min(max(1.0, excess * self.calls), self.calls) * self.turns(caller) * self.pace
 
 
 class Admission(Generic[Caller, Item]):
-    """The calls that wait for their turn.  Each is taken out once: begun, too late, cancelled, or with its caller."""
+    """The calls that wait for their turn, and what occupies each node.
 
-    __slots__ = ("_callers", "_count", "_limit")
+    A call is told by its caller and number, waits for a node, and stands in a lane: each lane has an
+    order of turns of its own.  It is taken out once: begun, cancelled, displaced, withdrawn or with its caller.
+    """
 
-    def __init__(self, limit: int = WAITING) -> None:
-        self._limit = limit
+    __slots__ = ("_count", "_lanes", "_places")
+
+    def __init__(self) -> None:
         self._count = 0
-        self._callers: dict[Caller, OrderedDict[int, tuple[Deadline, Item]]] = {}  # in the order of their turns
+        self._lanes: dict[str, OrderedDict[Caller, OrderedDict[int, Begun[Caller, Item]]]] = {}  # by turns
+        self._places: dict[str, _Place[Caller, Item]] = {}
 
     def __len__(self) -> int:
         return self._count
 
-    def admit(self, caller: Caller, call: int, deadline: Deadline, item: Item) -> bool:
-        """Let a call wait for its turn; False where there is no room for it."""
-        if self._count >= self._limit:
-            return False
-        self._callers.setdefault(caller, OrderedDict())[call] = deadline, item
-        self._count += 1
-        return True
+    def waiting(self, lane: str = "") -> int:
+        """How many calls wait in *lane*."""
+        return sum(map(len, self._lanes.get(lane, {}).values()))
 
-    def next(self) -> tuple[Caller, Deadline, Item] | None:
-        """The call whose turn it is, or None: the first one of the caller that has waited longest for a turn."""
-        for caller in self._callers:
-            calls = self._callers.pop(caller)
-            _, found = calls.popitem(last=False)
-            if calls:
-                self._callers[caller] = calls  # behind all others
-            self._count -= 1
-            return caller, *found
-        return None
+    def occupied(self, node: str) -> tuple[int, int]:
+        """How many calls wait for *node* or run there, and their bytes."""
+        place = self._places.get(node)
+        return (place.calls, place.size) if place is not None else (0, 0)
+
+    def pace(self, node: str) -> float | None:
+        """The mean of the seconds between the latest ends of calls of *node* while others wait; None if not known."""
+        place = self._places.get(node)
+        return place.pace if place is not None else None
+
+    def admit(self, caller: Caller, call: int, item: Item, *, node: str, size: int, deadline: Deadline, now: float,
+              lane: str = "", limits: Limits = LIMITS) -> list[Refused[Caller, Item]]:
+        """Let a call of *size* bytes wait for its turn; who has no room because of it, itself alone or others.
+
+        The first call of a node is always taken.  Where the limits would be exceeded, the newest waiting
+        calls of the caller that has most of them waiting for the node go, as long as it has more than
+        *caller* would have; where that makes no room, nothing goes and the new one is refused.
+
+        It is also refused where at least `LONG` calls wait for the node and its own wait, estimated as
+        (calls of this caller that wait for the node + 1) * (callers that do, with this one) * pace,
+        is longer than half of what is left of its deadline.
+
+        ``retry_after`` is at least `SOONEST`, and `UNKNOWN` where there is no pace.  In a full node it is
+        (calls that must end to make room, by their mean size) * (callers) * pace; for a wait that is too
+        long it is what it is too long by, or the time until fewer than `LONG` wait where that is sooner.
+        """
+        place = self._places.get(node)
+        if place is None:
+            place = self._places[node] = _Place()
+        place.gone = False
+        gone: list[Begun[Caller, Item]] | None = []
+        later = place.excess(caller, deadline.remaining(now)) if place.waiting >= LONG else 0.0
+        if later > 0:
+            return [Refused(caller, call, item, max(SOONEST, later))]
+        if place.calls and (place.calls >= limits.calls or place.size + size > limits.size):
+            later = max(SOONEST, place.room(caller, size, limits))
+            gone = place.displaced(caller, size, limits)
+            if gone is None:
+                return [Refused(caller, call, item, later)]
+            for begun in gone:
+                self._take(begun)
+        self._add(place, Begun(caller, call, item, node, size, deadline, lane))
+        return [Refused(begun.caller, begun.call, begun.item, later) for begun in gone] if gone else []
+
+    def next(self, lane: str = "") -> Begun[Caller, Item] | None:
+        """The call of *lane* whose turn it is, or None: the first of the caller that has waited longest for a turn.
+
+        It occupies its node until `end`.
+        """
+        callers = self._lanes.get(lane)
+        if callers is None:
+            return None
+        caller = next(iter(callers))
+        calls = callers[caller]
+        _, begun = calls.popitem(last=False)
+        if calls:
+            callers.move_to_end(caller)
+        else:
+            self._clear(lane, caller)
+        self._places[begun.node].remove(begun)
+        self._count -= 1
+        return begun
+
+    def end(self, node: str, size: int, now: float, *, ran: bool = True) -> None:
+        """Note that a call that was begun has ended; ValueError where none was.
+
+        The pace of the node is measured by it, unless it never *ran* because its turn came too late.
+        """
+        place = self._places.get(node)
+        if place is None or place.calls <= place.waiting:
+            raise ValueError(f"a call of {node!r} ended, but none was begun")
+        if ran and place.waiting:
+            place.measure(now)
+        self._free(node, place, size)
+
+    def forget(self, node: str) -> None:
+        """Note that *node* is gone for good: its pace is forgotten, and the rest once its last call has ended."""
+        place = self._places.get(node)
+        if place is not None:
+            place.gone, place.pace = True, None
+            if not place.calls:
+                del self._places[node]
 
     def cancel(self, caller: Caller, call: int) -> Item | None:
         """Take out a call that its caller does not want any more; None where it does not wait here."""
-        calls = self._callers.get(caller)
-        found = None if calls is None else calls.pop(call, None)
-        if calls is None or found is None:
-            return None
-        if not calls:
-            del self._callers[caller]
-        self._count -= 1
-        return found[1]
+        for callers in self._lanes.values():
+            if caller in callers and call in callers[caller]:
+                begun = callers[caller][call]
+                self._take(begun)
+                return begun.item
+        return None
 
     def withdraw(self, unwanted: Callable[[Item], bool]) -> list[tuple[Caller, Item]]:
         """Take out all calls that are *unwanted*, with their callers."""
-        found = [(caller, call, item) for caller, calls in self._callers.items()
-                 for call, (_, item) in calls.items() if unwanted(item)]
-        for caller, call, _ in found:
-            self.cancel(caller, call)
-        return [(caller, item) for caller, _, item in found]
+        found = [begun for callers in self._lanes.values() for calls in callers.values()
+                 for begun in calls.values() if unwanted(begun.item)]
+        for begun in found:
+            self._take(begun)
+        return [(begun.caller, begun.item) for begun in found]
 
-    def leave(self, caller: Caller) -> Iterator[Item]:
-        """Take out all calls of a caller that is gone."""
-        calls = self._callers.pop(caller, OrderedDict[int, "tuple[Deadline, Item]"]())
-        self._count -= len(calls)
-        return (item for _, item in calls.values())
+    def leave(self, caller: Caller, keep: Callable[[Item], bool] = lambda item: False) -> list[Item]:
+        """Take out all calls of a caller that is gone, but those to *keep*."""
+        found = [begun for callers in self._lanes.values() if caller in callers
+                 for begun in callers[caller].values() if not keep(begun.item)]
+        for begun in found:
+            self._take(begun)
+        return [begun.item for begun in found]
+
+    def _add(self, place: _Place[Caller, Item], begun: Begun[Caller, Item]) -> None:
+        callers = self._lanes.get(begun.lane)
+        if callers is None:
+            callers = self._lanes[begun.lane] = OrderedDict()
+        calls = callers.get(begun.caller)
+        if calls is None:
+            calls = callers[begun.caller] = OrderedDict()
+        calls[begun.call] = begun
+        mine = place.callers.get(begun.caller)
+        if mine is None:
+            mine = place.callers[begun.caller] = {}
+        mine[begun.call] = begun
+        place.waiting += 1
+        place.calls += 1
+        place.size += begun.size
+        self._count += 1
+
+    def _take(self, begun: Begun[Caller, Item]) -> None:
+        """Take out a call that waits, and what it occupies."""
+        calls = self._lanes[begun.lane][begun.caller]
+        del calls[begun.call]
+        if not calls:
+            self._clear(begun.lane, begun.caller)
+        place = self._places[begun.node]
+        place.remove(begun)
+        self._count -= 1
+        self._free(begun.node, place, begun.size)
+
+    def _clear(self, lane: str, caller: Caller) -> None:
+        """Forget a caller that has nothing in *lane* any more."""
+        callers = self._lanes[lane]
+        del callers[caller]
+        if not callers:
+            del self._lanes[lane]
+
+    def _free(self, node: str, place: _Place[Caller, Item], size: int) -> None:
+        place.calls -= 1
+        place.size -= size
+        if place.gone and not place.calls:
+            del self._places[node]

@@ -1,4 +1,4 @@
-"""Both ends of calls: what is open, and how each call ends.
+"""Both ends of calls: what is open, what may be sent, and how each call ends.
 
 `Caller` is the caller's table for one session, `Callee` the node's for the same session.  Neither
 knows of sockets or clocks: messages come in, messages and outcomes go out, and time is an argument.
@@ -8,165 +8,299 @@ A call that is opened in a `Caller` gets exactly one outcome.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Mapping, Sequence
-from types import MappingProxyType
-from typing import Generic, TypeVar
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, TypeVar
 
-import msgspec
-
-from pyzmp.exceptions import (
-    CallError,
-    CallTimeout,
-    Cancelled,
-    DeadlockError,
-    InvalidCall,
-    NodeDied,
-    Overloaded,
-    Refused,
-    UnknownService,
-)
-from pyzmp.protocol import failure
-from pyzmp.protocol.deadline import Deadline
-from pyzmp.protocol.envelope import Buffer, Code, Failure, Parcel, Reply, Request
+from pyzmp.exceptions import MalformedMessage, RemoteError
+from pyzmp.protocol.envelope import Credit, End, Failure, Flag, Item, Opened, Parcel, Reply, Request
+from pyzmp.protocol.outcomes import Ask, Event, Outcome, Result, cancelled, died, failed, overloaded, size_of, timed_out
 
 Token = TypeVar("Token")
 
+CALLS = 4096  # calls that one session has open at once, at most
+SIZE = 64 << 20  # bytes of their arguments, at most, unless one call alone has more
 SLACK = 64  # entries of ended calls that a table of open ones may hold beside its own number
 
-_ERRORS: Mapping[int, type[CallError]] = MappingProxyType({
-    Code.UNKNOWN_SERVICE: UnknownService, Code.INVALID_CALL: InvalidCall, Code.OVERLOADED: Overloaded,
-    Code.REFUSED: Refused, Code.DEADLOCK: DeadlockError, Code.CANCELLED: Cancelled,
-})
+
+class Ended(NamedTuple, Generic[Token]):
+    """A call that has ended at the caller; *tell* says whether its node should hear that nobody waits.
+
+    Where nothing has left yet, its request is to be taken back instead.
+    """
+
+    call: int
+    token: Token
+    outcome: Outcome
+    tell: bool = False
 
 
-class Result(msgspec.Struct, frozen=True):
-    """What a service returned, encoded."""
+class _Open(Generic[Token]):
+    __slots__ = ("ask", "opened", "sent", "size", "token")
 
-    body: bytes
-    buffers: Sequence[Buffer] = ()
-
-
-Outcome = Result | Exception
-
-
-class Ask(msgspec.Struct, frozen=True):
-    """A call before it has a number: whom it is for, what it asks, and until when, on the caller's clock."""
-
-    node: str
-    service: str
-    body: bytes
-    buffers: Sequence[Buffer]
-    deadline: Deadline
-    timeout: float
-    incarnation: tuple[int, int] = (0, 0)
-    flags: int = 0
-    chain: tuple[str, ...] = ()
+    def __init__(self, ask: Ask, token: Token, size: int) -> None:
+        self.ask, self.token, self.size = ask, token, size
+        self.sent = self.opened = False
 
 
 class Caller(Generic[Token]):
-    """The open calls of one session.
+    """The calls of one session.
 
-    A *token* stands for whoever waits for a call, and comes back with its outcome.  Replies for
-    nobody, twice, or for a call that has ended are counted in ``stray`` and dropped.
+    A *token* stands for whoever waits for a call, and comes back with its outcome.  A call that is
+    sent takes a place in the session's window until its node has answered it, also when its caller
+    waits no more.  Messages for nobody, twice, out of order, of the wrong kind or for a call that has
+    ended are counted in ``stray`` and dropped.
     """
 
-    __slots__ = ("_count", "_open", "_order", "stray")
+    __slots__ = ("_calls", "_late", "_open", "_order", "_posted", "_posts", "_size", "_used", "_waiting", "last",
+                 "stray", "used")
 
-    def __init__(self) -> None:
+    def __init__(self, calls: int = CALLS, size: int = SIZE) -> None:
         self.stray = 0
-        self._count = 0
-        self._open: dict[int, tuple[Token, Ask]] = {}
+        self.last = 0  # the number of the call that was opened last
+        self._open: dict[int, _Open[Token]] = {}
         self._order: list[tuple[float, int]] = []
+        self._waiting: deque[int] = deque()  # for a place
+        self._late: dict[int, int] = {}  # calls that nobody waits for and the node has not answered: their sizes
+        self._posts: dict[int, int] = {}  # one-way calls that are under way, as many as are, with their sizes
+        self._posted = 0  # bytes of those that are under way
+        self._calls, self._size = calls, size
+        self.used = 0  # places in the window
+        self._used = 0  # and bytes
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, ask: Ask, token: Token, now: float) -> Request:
-        """Open a call; the message that asks for it."""
-        self._count = call = self._count + 1
-        self._open[call] = token, ask
+    @property
+    def posted(self) -> int:
+        """The one-way calls that are under way."""
+        return len(self._posts)
+
+    def window(self, calls: int, size: int) -> None:
+        """Note what the node grants; nothing where it says 0."""
+        self._calls, self._size = calls or self._calls, size or self._size
+
+    # Beginning.
+
+    def open(self, ask: Ask, token: Token, now: float) -> Request | None:
+        """Open a call; the message that asks for it, or None where it waits for a place.
+
+        Raises Overloaded where there is none, and the call does not want to wait.
+        """
+        size = size_of(ask.body, ask.buffers)
+        fits = not self._waiting and self.fits(1, size)
+        if not fits and not ask.wait:
+            raise overloaded(ask, f"{self.used} calls of this session with {self._used} bytes are under way, which "
+                             f"fills its window ({self._calls} calls, {self._size} bytes)")
+        self.last = call = self.last + 1
+        entry = self._open[call] = _Open(ask, token, size)
+        self._watch(call, ask)
+        if fits:
+            return self._send(call, entry, now)
+        self._waiting.append(call)
+        return None
+
+    def fits(self, calls: int, size: int) -> bool:
+        """Whether there is a place for so many calls more, of *size* bytes in all."""
+        used = self.used + calls
+        return used <= self._calls and (self._used + size <= self._size or used == 1)
+
+    @property
+    def waiting(self) -> int:
+        """The calls that wait for a place."""
+        return len(self._waiting)
+
+    def sent(self, call: int) -> bool:
+        """Whether a call is open, and was sent."""
+        entry = self._open.get(call)
+        return entry is not None and entry.sent
+
+    def ready(self, now: float) -> list[tuple[Request, Ask, Token]]:
+        """The calls that have waited for a place and have one now."""
+        found = []
+        while self._waiting:
+            entry = self._open.get(self._waiting[0])
+            if entry is not None and not self.fits(1, entry.size):
+                break
+            call = self._waiting.popleft()
+            if entry is not None:
+                found.append((self._send(call, entry, now), entry.ask, entry.token))
+        return found
+
+    def _send(self, call: int, entry: _Open[Token], now: float) -> Request:
+        ask = entry.ask
+        entry.sent = True
+        self.used += 1
+        self._used += entry.size
+        if ask.flags & Flag.ONE_WAY:
+            del self._open[call]
+            self._posts[call] = entry.size
+            self._posted += entry.size
+        return Request(call, ask.node, ask.service, ask.deadline.remaining(now), ask.body, len(ask.buffers),
+                       ask.incarnation, ask.flags, ask.chain, ask.key)
+
+    def _watch(self, call: int, ask: Ask) -> None:
         heapq.heappush(self._order, (ask.deadline.at, call))
         if len(self._order) > 2 * len(self._open) + SLACK:  # ended calls, behind one that stays open for long
-            self._order = [entry for entry in self._order if entry[1] in self._open]
+            self._order = [entry for entry in self._order if self._timed(entry[1])]
             heapq.heapify(self._order)
-        return Request(call, ask.node, ask.service, ask.deadline.remaining(now), ask.body, len(ask.buffers),
-                       ask.incarnation, ask.flags, ask.chain)
 
-    def receive(self, parcel: Parcel) -> tuple[Token, Outcome] | None:
-        """The outcome that *parcel* brings, or None where it belongs to no open call."""
-        message = parcel.message
-        if not isinstance(message, (Reply, Failure)) or message.call not in self._open:
-            self.stray += 1
+    def _timed(self, call: int) -> bool:
+        """Whether a deadline is still to end the call."""
+        entry = self._open.get(call)
+        return entry is not None and not entry.opened
+
+    # What comes.
+
+    def receive(self, parcel: Parcel) -> tuple[Token, Event] | None:
+        """What *parcel* brings to a call, or None where it brings nothing."""
+        message: Any = parcel.message
+        kind = type(message)
+        entry = self._open.get(getattr(message, "call", 0))
+        if entry is None or not entry.sent:
+            self._astray(message)
             return None
-        token, ask = self._open.pop(message.call)
-        if isinstance(message, Reply):
-            return token, Result(message.body, parcel.buffers)
-        return token, _error(message, ask)
+        streams = bool(entry.ask.flags & Flag.STREAM)
+        if kind is Failure or (kind is Reply and not streams) or (kind is End and streams):
+            return self._ends(message, parcel, entry)
+        if kind is Item and entry.ask.incoming is not None:
+            return self._item(message, parcel, entry)
+        if kind is Opened and streams and not entry.opened:
+            entry.opened = True
+            return entry.token, parcel
+        if kind is Credit and entry.ask.flags & Flag.UPSTREAM:
+            return entry.token, parcel
+        self.stray += 1
+        return None
 
-    def forget(self, call: int) -> bool:
-        """Drop a call whose caller does not wait any more; False where it has ended already."""
-        return self._open.pop(call, None) is not None
+    def _astray(self, message: Any) -> None:
+        """A message for no open call; it may still make room in the window."""
+        if type(message) is Credit and message.call == 0 and 0 < message.items <= self.posted:
+            self._credit(message.items, message.size)
+            return
+        self.stray += 1
+        if isinstance(message, (Reply, Failure, End)):
+            size = self._late.pop(message.call, None)
+            if size is not None:
+                self._release(size)
+
+    def _credit(self, items: int, size: int) -> None:
+        """So many one-way calls have ended, whichever they are; with the last one all their bytes are free."""
+        for _ in range(items):
+            del self._posts[next(iter(self._posts))]
+        size = min(max(0, size), self._posted) if self._posts else self._posted
+        self._posted -= size
+        self.used -= items
+        self._used -= size
+
+    def _ends(self, message: Reply | Failure | End, parcel: Parcel, entry: _Open[Token]) -> tuple[Token, Outcome]:
+        del self._open[message.call]
+        self._release(entry.size)
+        if type(message) is Failure:
+            return entry.token, failed(message, entry.ask)
+        return entry.token, Result(getattr(message, "body", b""), parcel.buffers)
+
+    def _item(self, message: Item, parcel: Parcel, entry: _Open[Token]) -> tuple[Token, Event] | None:
+        assert entry.ask.incoming is not None
+        try:
+            if entry.ask.incoming.arrived(message.number, size_of(message.body, parcel.buffers)):
+                entry.opened = True
+                return entry.token, parcel
+        except MalformedMessage as error:
+            del self._open[message.call]
+            self._late[message.call] = entry.size
+            return entry.token, RemoteError("MalformedMessage", str(error), service=entry.ask.service)
+        self.stray += 1
+        return None
+
+    def _release(self, size: int) -> None:
+        self.used -= 1
+        self._used -= size
+
+    # Ending.
+
+    def cancel(self, call: int) -> Ended[Token] | bool:
+        """Give a call up.
+
+        One that was sent goes on until its node says what became of it, which is its outcome: True,
+        and the node is to be told.  One that still waits for a place has ended with this.  False
+        where it has ended before.
+        """
+        entry = self._open.get(call)
+        if entry is None or entry.sent:
+            return entry is not None
+        del self._open[call]
+        return Ended(call, entry.token, cancelled(entry.ask))
+
+    def drop(self, call: int) -> None:
+        """Forget a call whose request could not be sent at all."""
+        entry = self._open.pop(call, None)
+        size = self._posts.pop(call, None)
+        if size is not None:
+            self._posted -= size
+            self._release(size)
+        elif entry is not None and entry.sent:
+            self._release(entry.size)
 
     def next_deadline(self) -> float | None:
         """When the next open call ends at the latest; None where none is open."""
-        while self._order and self._order[0][1] not in self._open:
+        while self._order and not self._timed(self._order[0][1]):
             heapq.heappop(self._order)
         return self._order[0][0] if self._order else None
 
-    def due(self, now: float) -> list[int]:
-        """The numbers of the calls that `expire` ends."""
-        return [call for at, call in self._order if at <= now and call in self._open]
+    def expire(self, now: float, *, sent: bool = True) -> list[Ended[Token]]:
+        """End the calls whose deadline has come; *sent* tells whether anything of this session ever left.
 
-    def expire(self, now: float, *, sent: bool = True) -> list[tuple[Token, Outcome]]:
-        """End the calls whose deadline has come; *sent* tells whether they ever left."""
-        ended: list[tuple[Token, Outcome]] = []
+        Where nothing did, their requests must not leave any more: they are said not to have run, and
+        give their places back.
+        """
+        ended: list[Ended[Token]] = []
         while (at := self.next_deadline()) is not None and at <= now:
-            token, ask = self._open.pop(heapq.heappop(self._order)[1])
-            ended.append((token, timed_out(ask, sent=sent)))
+            call = heapq.heappop(self._order)[1]
+            entry = self._open.pop(call)
+            if entry.sent and sent:
+                self._late[call] = entry.size
+            elif entry.sent:
+                self._release(entry.size)
+            outcome = timed_out(entry.ask, sent=sent and entry.sent, placed=entry.sent)
+            ended.append(Ended(call, entry.token, outcome, entry.sent))
         return ended
 
-    def end(self, reason: str, *, sent: bool) -> list[tuple[Token, Outcome]]:
-        """End all calls, because the session has; *sent* tells whether they ever left."""
-        calls, self._open, self._order = list(self._open.values()), {}, []
-        return [(token, died(ask, reason, sent=sent)) for token, ask in calls]
+    def end(self, reason: str, *, sent: bool) -> list[Ended[Token]]:
+        """End all calls, because the session has; *sent* tells whether anything of it ever left."""
+        calls, self._open = self._open, {}
+        self._order, self._used, self.used = [], 0, 0
+        self._late.clear()
+        self._waiting.clear()
+        self._posts.clear()
+        self._posted = 0
+        return [Ended(call, entry.token, died(entry.ask, reason, executed=_executed(entry, sent)))
+                for call, entry in calls.items()]
 
 
-def timed_out(ask: Ask, *, sent: bool) -> CallTimeout:
-    """What the caller of *ask* gets at its deadline; *sent* tells whether the call ever left."""
-    ran = "whether it ran is unknown" if sent else "it was not sent: the connection did not open"
-    return CallTimeout(f"{ask.service}() of {ask.node!r} gave no answer in {ask.timeout:g} s; {ran}",
-                       service=ask.service, node=ask.node, executed=None if sent else False)
-
-
-def died(ask: Ask, reason: str, *, sent: bool) -> NodeDied:
-    """What the caller of *ask* gets when the session ends; *sent* tells whether the call ever left."""
-    ran = "whether it ran is unknown" if sent else "it did not run"
-    return NodeDied(f"{ask.node!r} is gone ({reason}) before {ask.service}() was answered; {ran}",
-                    service=ask.service, node=ask.node, executed=None if sent else False)
-
-
-def _error(message: Failure, ask: Ask) -> Exception:
-    if message.code == Code.RAISED:
-        return failure.rebuild(message.body)
-    kind = _ERRORS.get(message.code, CallError)
-    error = kind(message.text, service=ask.service, node=ask.node, executed=message.executed)
-    if isinstance(error, InvalidCall):
-        error.argument = bytes(message.body).decode(errors="replace") or None
-    return error
+def _executed(entry: _Open[Token], sent: bool) -> bool | None:
+    """Whether a call ran whose session has ended."""
+    return True if entry.opened else None if sent and entry.sent else False
 
 
 class Callee:
     """The calls of one session as its node sees them: which run, and which may start.
 
-    Each call starts at most once: numbers of calls only grow within a session.
+    Each call starts at most once, since the numbers of calls only grow within a session, and is
+    answered once.
     """
 
-    __slots__ = ("_last", "repeated", "running")
+    __slots__ = ("_credit", "_last", "_size", "_streams", "lasting", "open", "repeated", "running")
 
     def __init__(self) -> None:
         self.repeated = 0
+        self.open: dict[int, int] = {}  # the sizes of the calls that are not answered yet
         self.running: dict[int, Callable[[], object]] = {}  # what stops each of the calls that run
+        self.lasting: set[int] = set()  # those that go on when their caller is gone
+        self._streams: dict[int, Callable[[Parcel], object]] = {}  # what takes each stream's items, end and credit
+        self._credit: dict[int, Credit] = {}  # for calls that have not begun
         self._last = 0
+        self._size = 0
 
     def fresh(self, request: Request) -> bool:
         """Whether *request* is a call that was not seen before; others are counted in ``repeated``."""
@@ -176,15 +310,42 @@ class Callee:
         self._last = request.call
         return True
 
+    def take(self, call: int, size: int) -> bool:
+        """Note that a call is to be answered; False where it goes beyond the window of the session."""
+        fits = len(self.open) < CALLS and (self._size + size <= SIZE or not self.open)
+        self.open[call] = size
+        self._size += size
+        return fits
 
-def refuse(call: int, code: int, text: str, *, argument: str | None = None) -> Failure:
-    """The answer to a call that is not begun; *argument* names the one that does not fit."""
-    return Failure(call, code, text, False, (argument or "").encode(errors="replace"))
+    def hand(self, call: int, parcel: Parcel) -> None:
+        """Hand on what belongs to a stream; what belongs to none, or to one that has ended, is dropped."""
+        take = self._streams.get(call)
+        if take is not None:
+            take(parcel)
+        elif call in self.open and type(parcel.message) is Credit:  # the call waits for its turn
+            before = self._credit.get(call, Credit(call, 0))
+            self._credit[call] = Credit(call, before.items + parcel.message.items, before.size + parcel.message.size)
 
+    def listen(self, call: int, take: Callable[[Parcel], object]) -> None:
+        """Have *take* get what belongs to the streams of a call, and the credit that has come for it."""
+        self._streams[call] = take
+        if call in self._credit:
+            take(Parcel(self._credit.pop(call)))
 
-def unknown(service: str, known: Collection[str], where: str) -> str:
-    """The sentence that nobody provides *service*, with the nearest of the *known* names."""
-    from difflib import get_close_matches  # needed once something is wrong, and costs to import
+    def answer(self, call: int) -> bool:
+        """Note that a call is answered; False where it has been."""
+        size = self.open.pop(call, None)
+        if size is None:
+            return False
+        self._size -= size
+        self.running.pop(call, None)
+        if self.lasting or self._streams or self._credit:
+            self.lasting.discard(call)
+            self._streams.pop(call, None)
+            self._credit.pop(call, None)
+        return True
 
-    near = get_close_matches(service, known, 1)
-    return f"nobody provides {service!r} {where}" + (f"; did you mean {near[0]!r}?" if near else "")
+    def leave(self) -> list[Callable[[], object]]:
+        """The caller is gone: what stops each of the calls that run for him alone."""
+        alone = [call for call in self.running if call not in self.lasting]
+        return [self.running.pop(call) for call in alone]

@@ -57,12 +57,20 @@ class Goodbye(_Message, frozen=True, tag=3):
     reason: str
 
 
+class Lane(_Message, frozen=True):
+    """A loop that is held up, and what holds it up, in words."""
+
+    loop: str
+    what: str
+
+
 class Request(_Message, frozen=True, tag=4):
     """A call of ``service`` of ``node``.
 
     ``remaining`` is what is left of the deadline, in seconds.  ``incarnation`` is the registration
-    of the node that the caller knows, (0, 0) for any.  ``chain`` are the lanes that wait for this call.
-    ``flags`` are those of `Flag`.
+    of the node that the caller knows, (0, 0) for any.  ``chain`` are the loops that are held up until
+    this call has ended, the first one first.  ``flags`` are those of `Flag`.  ``key`` names the call
+    over all its attempts, where the service answers a repeated one without running again.
     """
 
     call: int
@@ -73,7 +81,8 @@ class Request(_Message, frozen=True, tag=4):
     buffers: int = 0
     incarnation: tuple[int, int] = (0, 0)
     flags: int = 0
-    chain: tuple[str, ...] = ()
+    chain: tuple[Lane, ...] = ()
+    key: bytes = b""
 
 
 class Reply(_Message, frozen=True, tag=5):
@@ -88,7 +97,8 @@ class Failure(_Message, frozen=True, tag=6):
     """A call that has no result.
 
     ``code`` is one of `Code`; ``executed`` says whether the service started; ``text`` is the
-    sentence for the caller and ``body`` what `pyzmp.protocol.failure` made of an exception.
+    sentence for the caller and ``body`` what `pyzmp.protocol.failure` made of an exception.  A caller
+    for whom there was no room may try again after ``retry_after`` seconds.
     """
 
     call: int
@@ -96,6 +106,7 @@ class Failure(_Message, frozen=True, tag=6):
     text: str = ""
     executed: bool | None = None
     body: bytes = b""
+    retry_after: float | None = None
 
 
 class Cancel(_Message, frozen=True, tag=7):
@@ -120,7 +131,10 @@ class End(_Message, frozen=True, tag=9):
 
 
 class Credit(_Message, frozen=True, tag=10):
-    """The receiver of a stream has room for so many more items and bytes; for call 0, the window of the session."""
+    """The receiver of a stream has room for so many more items and bytes.
+
+    For call 0: so many one-way calls have ended, and leave so many bytes of the session's window.
+    """
 
     call: int
     items: int
@@ -133,14 +147,21 @@ class Note(_Message, frozen=True, tag=11):
     body: bytes
 
 
-Message = Hello | Welcome | Goodbye | Request | Reply | Failure | Cancel | Item | End | Credit | Note
+class Opened(_Message, frozen=True, tag=12):
+    """The service that a stream comes from has begun; from now on its caller waits as long as it likes."""
+
+    call: int
+
+
+Message = Hello | Welcome | Goodbye | Request | Reply | Failure | Cancel | Item | End | Credit | Note | Opened
 
 
 class Flag:
     """Bits of `Request.flags`."""
 
     ONE_WAY = 1  # no reply is wanted
-    STREAM = 2  # the result is a stream
+    STREAM = 2  # the result is a stream; a `Credit` follows
+    UPSTREAM = 4  # one argument is a stream: it is nil in the body, and its items follow
 
 
 class Code:
@@ -153,6 +174,8 @@ class Code:
     REFUSED = 5
     DEADLOCK = 6
     CANCELLED = 7
+    DIED = 8  # the node has ended, though the service had not
+    EXPIRED = 9  # its deadline came before its turn
 
 
 class Parcel(NamedTuple):

@@ -84,8 +84,19 @@ class NodeFact(_Struct, frozen=True, tag="node"):
         return "node", self.name
 
 
+class Trait:
+    """Bits of `ServiceFact.traits`: what callers of a service should know besides its signature."""
+
+    IDEMPOTENT = 1  # running it twice does no harm
+    DEDUPLICATE = 2  # a repeated attempt is answered with the reply of the first, and not run again
+    STREAM = 4  # its result is a stream
+
+
 class ServiceFact(_Struct, frozen=True, tag="service"):
-    """A service of a node: the ``classes`` that declare it, its ``schema``'s fingerprint, its signature as ``text``."""
+    """A service of a node: the ``classes`` that declare it, its ``schema``'s fingerprint, its signature as ``text``.
+
+    ``traits`` are bits of `Trait`.
+    """
 
     node: Name
     name: Name
@@ -93,6 +104,7 @@ class ServiceFact(_Struct, frozen=True, tag="service"):
     classes: tuple[Text, ...] = ()
     schema: Text = ""
     text: Text = ""
+    traits: Count = 0
 
     @property
     def key(self) -> Key:

@@ -57,6 +57,7 @@ class Form:
     deep: bool = False                          # records are in it, which may be in themselves
     keys: frozenset[str] = frozenset()          # a record's: the names of its fields
     literals: Mapping[str, frozenset[Any]] = field(default_factory=dict)     # and those with certain values only
+    item: Form | None = None                    # a stream's: what each of its items is
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "schema", self.schema or self.text)
@@ -141,6 +142,40 @@ CONTAINERS: Mapping[Any, type] = {
     abc.Sequence: list, abc.MutableSequence: list, abc.Collection: list, abc.Iterable: list,
     abc.Set: set, abc.MutableSet: set, abc.Mapping: dict, abc.MutableMapping: dict,
 }
+
+
+class Whole:
+    """The items of a list, for a service that takes them as a stream on its loop."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self._items = iter(items)
+
+    def __aiter__(self) -> Whole:
+        return self
+
+    async def __anext__(self) -> Any:
+        for item in self._items:
+            return item
+        raise StopAsyncIteration
+
+
+def streamed(name: str, item: Form, whole: Form) -> Form:
+    """An argument whose items may come one after the other; or all at once, and are then checked as *whole*.
+
+    What is iterated is not looked into.  *name* is the abstract class that the service takes it as.
+    """
+    text = name if item is ANY else f"{name}[{item.text}]"
+    given: Callable[[list[Any]], Any] | None = (
+        Whole if name.startswith("Async") else iter if name == "Iterator" else None)
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, ARRAYS):
+            items = whole.convert(value)
+            return given(items) if given else items
+        if hasattr(type(value), "__next__") or hasattr(type(value), "__anext__"):
+            return value
+        raise Mismatch(text, value)
+    return Form(text, convert, wire=frozenset(), schema=f"stream[{item.schema}]", item=item)
 
 
 def part(form: Form, value: Any, where: str) -> Any:

@@ -10,13 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
 from typing import Any, NoReturn, get_args, get_origin
 
-from pyzmp.exceptions import InvalidCall, MalformedMessage
+from pyzmp.exceptions import InvalidAnnotation, InvalidCall, MalformedMessage
 from pyzmp.protocol.annotations import Reader, Unresolved, hints_of
-from pyzmp.protocol.forms import ANY, Form, Mismatch, shown
+from pyzmp.protocol.forms import ANY, ARRAYS, Form, Mismatch, shown, streamed
 
 __all__ = ["Signature", "Type", "Unresolved"]
 
 _STREAMS = (abc.Iterator, abc.Generator, abc.AsyncIterator, abc.AsyncGenerator, abc.AsyncIterable)
+_TAKEN = (abc.Iterator, abc.Iterable, abc.AsyncIterator, abc.AsyncIterable)      # by a service, as a stream
+_NOT_ITERATED = (str, bytes, bytearray, memoryview, dict)       # as streams: they are values
 _AWAITED = (abc.Awaitable, abc.Coroutine)
 
 
@@ -99,7 +101,8 @@ class Signature:
 
     ``text`` is for people, such as ``(n: int = 10) -> float``.  ``fingerprint`` is equal for equal schemas in
     unrelated interpreters, wherever the classes are defined.  ``streams`` says that the service gives many
-    values; ``check_result`` and ``convert_result`` are then for each of them.
+    values; ``check_result`` and ``convert_result`` are then for each of them.  ``takes`` names the argument that
+    may be a stream, if there is one, and ``takes_async`` says that it is for ``async for``.
     """
 
     __slots__ = (
@@ -107,12 +110,16 @@ class Signature:
         "_exact",
         "_keywords",
         "_least",
+        "_place",
         "_positional",
         "_rest",
         "_rest_keywords",
         "_result",
+        "_stream",
         "fingerprint",
         "streams",
+        "takes",
+        "takes_async",
         "text",
     )
 
@@ -131,6 +138,10 @@ class Signature:
         self._least = sum(argument.required for argument in self._positional)
         if any(argument.kind is Parameter.KEYWORD_ONLY and argument.required for argument in arguments):
             self._least = len(self._exact) + 1      # no call without keywords can be right
+        self._stream = stream = next((argument for argument in arguments if argument.form.item), None)
+        self._place = self._positional.index(stream) if stream in self._positional else None
+        self.takes = stream.name if stream else None
+        self.takes_async = stream is not None and stream.form.text.startswith("Async")
         self.text = "(...)" if unchecked else self._text()
         self.fingerprint = _fingerprint("(...)" if unchecked else "; ".join(
             (*(argument.schema for argument in arguments), result.schema, str(streams))))
@@ -168,8 +179,12 @@ class Signature:
         target = _annotated(function)
         service = getattr(function, "__name__", type(function).__name__)
         hints = hints_of(target, f"{service}()", names)
-        arguments = [_Argument(each, Reader(f"{service}(): argument {each.name}", names).read(_hint(each, hints)))
+        arguments = [_Argument(each, _form(each, hints, Reader(f"{service}(): argument {each.name}", names)))
                      for each in parameters]
+        streams_in = [argument.name for argument in arguments if argument.form.item]
+        if len(streams_in) > 1:
+            raise InvalidAnnotation(f"{service}(): the arguments {' and '.join(streams_in)} are streams, and a service "
+                                    "takes one; annotate the others as lists")
         result, streams = _outcome(target, Any if isinstance(function, type) else hints.get("return", Any))
         return cls(arguments, Reader(f"{service}(): result", names).read(result), streams=streams)
 
@@ -185,8 +200,50 @@ class Signature:
         return self._bind(service, args, kwargs)
 
     def check(self, service: str, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-        """At the caller, on its own values: raises the InvalidCall that ``bind`` would raise at the node."""
+        """At the caller, on its own values: raises the InvalidCall that ``bind`` would raise at the node.
+
+        Anything that ``for`` or ``async for`` takes passes for a stream, but text, bytes and dicts; nothing is
+        taken from it.
+        """
+        if self.takes is not None:
+            args, kwargs = self._opened(args, kwargs)
         self.bind(service, args, kwargs)
+
+    def stream_at(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | str | None:
+        """Where among the arguments the one stands that is sent item by item: its place, or its name.
+
+        None where the service takes no stream, or was given none, or a list, tuple or set, which is sent whole.
+        """
+        stream, place = self._stream, self._place
+        if stream is None:
+            return None
+        if place is not None and place < len(args):
+            return None if isinstance(args[place], ARRAYS) else place
+        if stream.kind is Parameter.POSITIONAL_ONLY or stream.name not in kwargs:
+            return None
+        return None if isinstance(kwargs[stream.name], ARRAYS) else stream.name
+
+    def check_item(self, service: str, value: Any, number: int | None = None) -> None:
+        """At the caller: raises the InvalidCall that ``convert_item`` would raise at the node."""
+        self.convert_item(service, value, number)
+
+    def convert_item(self, service: str, value: Any, number: int | None = None) -> Any:
+        """At the node: a decoded item of the stream that the service takes, converted to what is annotated.
+
+        Raises InvalidCall with the argument, the *number* of the item (counted from 0) if it is given, what was
+        expected and what came.
+        """
+        stream = self._stream
+        item = stream.form.item if stream is not None else None
+        if stream is None or item is None:
+            self._refuse(service, "", f"it takes no stream; it takes {self.text}")
+        if type(value) in item.exact:
+            return value
+        try:
+            return _converted(item, value)
+        except Mismatch as mismatch:
+            where = f"an item of argument {stream.name}" if number is None else f"argument {stream.name}[{number}]"
+            self._refuse(service, stream.name, f"{where}{mismatch.path}: {mismatch.reason}", mismatch.__cause__)
 
     def check_result(self, service: str, value: Any) -> None:
         """At the node, on the service's own result, or each item of its stream: raises TypeError."""
@@ -194,9 +251,11 @@ class Signature:
             try:
                 _converted(self._result, value)
             except Mismatch as mismatch:
+                promised = f"items of {self._result.text}" if self.streams else self._result.text
+                gave = "another item" if self.streams else "another result"
                 where = f" at {mismatch.path}" if mismatch.path else ""
-                raise TypeError(f"{service}() promises {self._result.text} and gave another result{where}: "
-                                f"{mismatch.reason}") from mismatch.__cause__
+                raise TypeError(f"{service}() promises {promised} and gave {gave}{where}: {mismatch.reason}"
+                                ) from mismatch.__cause__
 
     def convert_result(self, service: str, value: Any) -> Any:
         """At the caller: the decoded result, or an item of the stream, as the annotated class.
@@ -208,11 +267,21 @@ class Signature:
         try:
             return _converted(self._result, value)
         except Mismatch as mismatch:
-            raise MalformedMessage(f"the result of {service}(){mismatch.path}: {mismatch.reason}"
+            what = "an item" if self.streams else "the result"
+            raise MalformedMessage(f"{what} of {service}(){mismatch.path}: {mismatch.reason}"
                                    ) from mismatch.__cause__
 
     def __repr__(self) -> str:
         return f"<Signature {self.text}>"
+
+    def _opened(self, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+        """The arguments with an iterator in the place of what the caller has iterated, as the node gets them."""
+        at = self.stream_at(args, kwargs)
+        if at is None or not _iterated(kwargs[at] if isinstance(at, str) else args[at]):
+            return args, kwargs
+        if isinstance(at, str):
+            return args, {**kwargs, at: iter(())}
+        return (*args[:at], iter(()), *args[at + 1:]), kwargs
 
     # -- the slow way, which also finds the words
 
@@ -276,6 +345,28 @@ def _annotated(function: Any) -> Any:
     if isinstance(function, type):
         return inspect.getattr_static(function, "__init__")
     return function if inspect.isroutine(function) else type(function).__call__
+
+
+def _iterated(value: Any) -> bool:
+    return not isinstance(value, _NOT_ITERATED) and (hasattr(type(value), "__iter__")
+                                                     or hasattr(type(value), "__aiter__"))
+
+
+def _form(parameter: Parameter, hints: dict[str, Any], reader: Reader) -> Form:
+    """What is annotated: one of the abstract classes that are iterated stands for a stream, and no other type does."""
+    given = hint = _hint(parameter, hints)
+    if parameter.default is None and len(get_args(given)) == 2:     # it is made optional, by Python 3.10 or by us
+        hint = get_args(given)[0]
+    origin = get_origin(hint) or hint
+    if origin not in _TAKEN:
+        return reader.read(given)
+    item = reader.read(get_args(hint)[0]) if get_args(hint) else ANY
+    form = streamed(origin.__name__, item, reader.container(list, [item]))
+    if parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD) or parameter.default is not Parameter.empty:
+        which = "has no default" if parameter.default is not Parameter.empty else "is one argument, and not many"
+        raise InvalidAnnotation(f"{reader.where}: {form.text} is a stream, which {which}; for what is sent whole, "
+                                f"annotate list[{item.text}]")
+    return form
 
 
 def _hint(parameter: Parameter, hints: dict[str, Any]) -> Any:

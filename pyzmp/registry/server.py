@@ -52,6 +52,7 @@ class Registry:
         self._loop, self._domain = loop, domain
         self._lease, self._linger = lease, linger
         self._began = loop.time()
+        self._sockets: dict[str, dict[str, str]] = {}  # the addresses of each member's nodes, also earlier ones
         self._seats: dict[str, Peer] = {}  # the session of each member that has one
         self._leases: dict[str, asyncio.TimerHandle] = {}  # and when to look next for each that has none
         self._server = Server(context, loop, f"registry-{epoch.counter}", on_open=self._opened,
@@ -120,7 +121,14 @@ class Registry:
         if member is not None:
             commit, refusals = self.log.propose(member, message.changes, complete=message.complete)
             self._tell(commit)
+            self._note_sockets(member.id, commit)
             self._send(peer, facts.Settled(message.id, self.log.position, refusals))
+
+    def _note_sockets(self, owner: str, commit: facts.Commit | None) -> None:
+        """Remember where a process's nodes listen: it may die after they have left, and before it listens no more."""
+        for fact in commit.puts if commit is not None else ():
+            if isinstance(fact, facts.NodeFact):
+                self._sockets.setdefault(owner, {}).update(dict.fromkeys(fact.addresses, fact.name))
 
     def _follow(self, peer: Peer, message: facts.Follow) -> None:
         _seat(peer).follows = True
@@ -167,10 +175,15 @@ class Registry:
         Before its facts end: a node binds its address once it has its name, which until then is this one's.
         """
         member = self.log.facts.get(("member", owner))
+        sockets = self._sockets.pop(owner, {})
         if self._domain is None or not isinstance(member, facts.Member) or not is_gone(member):
             return
         for fact in self.log.facts.owned_by(owner):
             for address in fact.addresses if isinstance(fact, facts.NodeFact) else ():
+                remains.remove_dead(self._domain.path, address)
+        for address, name in sockets.items():
+            other = self.log.facts.get(("node", name))
+            if other is None or other.owner == owner:
                 remains.remove_dead(self._domain.path, address)
 
     def _stop_looking(self, owner: str) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from pyzmp.exceptions import CannotTravel, InvalidCall
-from pyzmp.protocol.calls import Ask, Caller, Outcome, died, timed_out
-from pyzmp.protocol.envelope import Cancel, Hello, Parcel
+from pyzmp.exceptions import CannotTravel, InvalidCall, Overloaded
+from pyzmp.protocol.calls import Caller, Ended
+from pyzmp.protocol.envelope import Buffer, Cancel, Credit, End, Hello, Item, Parcel, Request, Welcome
+from pyzmp.protocol.outcomes import Ask, Event, Outcome, died
 from pyzmp.transport.context import Context
 from pyzmp.transport.loop import Session, session_id
 from pyzmp.transport.outbox import guarded
 
-Done = Callable[[Outcome], object]
+Done = Callable[[Event], object]
+
+log = logging.getLogger("pyzmp.call")
 
 
 class Line:
@@ -25,9 +29,19 @@ class Line:
         self._timer: asyncio.TimerHandle | None = None
         self._timed = 0.0
         self._sending = False
+        self._welcome: Welcome | None = None
         self.busy = False  # with a thread's call: what a signal handler or a finaliser calls meanwhile goes elsewhere
         self._session = Session(context, address, Hello(session_id(), caller, loop), on_parcel=self._arrived,
                                 on_end=self._over)
+
+    @property
+    def holds(self) -> bool:
+        """Whether one-way calls wait for the session to open."""
+        return bool(self._calls.posted) and not self._session.sent and not self.ended
+
+    def fits(self, calls: int, size: int) -> bool:
+        """Whether so many calls more, of *size* bytes in all, have a place; any thread may ask: so it was just now."""
+        return self._calls.fits(calls, size)
 
     @property
     def ended(self) -> bool:
@@ -40,51 +54,88 @@ class Line:
         self._session.attach(loop)
 
     def start(self, ask: Ask, done: Done) -> int:
-        """Begin a call; *done* gets its one outcome, in the thread that drives this line."""
+        """Begin a call; its number, 0 where it has ended with this.
+
+        *done* gets its one outcome, and before that what happens to a stream, in the thread that drives
+        this line.  A one-way call has an outcome only where it cannot be sent.
+        """
         if self._session.ended is not None:
-            done(died(ask, self._session.ended, sent=False))
+            done(died(ask, self._session.ended, executed=False))
             return 0
-        request = self._calls.open(ask, done, time.monotonic())
+        welcome = self._session.welcome
+        if welcome is not None and self._welcome is not welcome:
+            self._welcome = welcome
+            self._calls.window(welcome.calls, welcome.size)
+        try:
+            request = self._calls.open(ask, done, time.monotonic())
+        except Overloaded as error:
+            done(error)
+            return 0
+        call = self._calls.last
+        if request is not None and not self._send(request, ask, done):
+            return 0
+        self._arm()
+        return call
+
+    def _send(self, request: Request, ask: Ask, done: Done) -> bool:
+        """Let a call leave; False where it cannot, which is its outcome."""
         try:
             self._session.send(request, ask.buffers)
         except CannotTravel as error:
-            self._calls.forget(request.call)
+            self._calls.drop(request.call)
             done(InvalidCall(f"the arguments of {ask.service}() cannot travel: {error.reason}", service=ask.service,
                              node=ask.node))
-            return 0
-        self._arm()
-        return request.call
+            return False
+        if ask.incoming is not None:
+            self._session.send(Credit(request.call, *ask.incoming.window))
+        return True
+
+    def _send_waiting(self) -> None:
+        """Let the calls leave that have waited for a place and have one now."""
+        while self._calls.waiting:
+            ready = self._calls.ready(time.monotonic())
+            for request, ask, done in ready:
+                self._send(request, ask, done)
+            if not ready:
+                break
+
+    def tell(self, message: Item | End | Credit, buffers: Sequence[Buffer] = ()) -> None:
+        """Send what belongs to a stream: items, their end, or credit; dropped once its call has ended."""
+        if self._calls.sent(message.call):
+            self._session.send(message, buffers)
 
     def ask(self, ask: Ask) -> Outcome:
         """Make a call and block until its one outcome is there."""
-        outcomes: list[Outcome] = []
+        outcomes: list[Event] = []
         session = self._session
         self.busy = True
         try:
             if not session.sent:
                 session.pump()  # it may be open already, and not say so again
             self._sending = True
-            call = self.start(ask, outcomes.append)
+            self.start(ask, outcomes.append)
             self._sending = False
             while not outcomes:
                 left = ask.deadline.remaining(time.monotonic())
                 session.wait(left)
                 session.pump()
-                if not left and self.cancel(call):
-                    return timed_out(ask, sent=session.sent)
+                if not left:
+                    self._end_due()
         except BaseException:  # a Ctrl-C, perhaps between the frames of a message
             self.close()
             raise
         finally:
             self.busy = False
+        assert not isinstance(outcomes[0], Parcel)
         return outcomes[0]
 
-    def cancel(self, call: int) -> bool:
-        """Give a call up: it has no outcome any more, and its node is told.  False where it has ended already."""
-        open_still = self._calls.forget(call)
-        if open_still:
+    def cancel(self, call: int) -> None:
+        """Give a call up: its node is told, and what it says became of the call is the outcome."""
+        ended = self._calls.cancel(call)
+        if ended is True:
             self._session.send(Cancel(call))
-        return open_still
+        elif ended:
+            self._tell([ended])
 
     def usable(self) -> bool:
         """Whether a thread that has left the line alone for a while can use it still."""
@@ -100,16 +151,24 @@ class Line:
         self._session.close()
 
     def _arrived(self, parcel: Parcel) -> None:
-        ended = self._calls.receive(parcel)
-        if ended is not None:
-            ended[0](ended[1])
+        found = self._calls.receive(parcel)
+        if found is not None:
+            token, event = found
+            if isinstance(event, Exception) and isinstance(parcel.message, Item):  # the stream is broken
+                self._session.send(Cancel(parcel.message.call))
+            token(event)
+        if self._calls.waiting:
+            self._send_waiting()
 
     def _over(self, reason: str) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._calls.posted:
+            log.warning("the session to %s ended (%s); %s of its last %d one-way calls", self._session.address, reason,
+                        "it is unknown what became" if self._session.sent else "nothing was sent", self._calls.posted)
         # Without a loop a message leaves where it is sent, or not at all, and there is but one call.
-        _tell(self._calls.end(reason, sent=self._session.sent and not self._sending))
+        self._tell(self._calls.end(reason, sent=self._session.sent and not self._sending))
 
     def _arm(self) -> None:
         """Have the loop look again when the next open call ends at the latest."""
@@ -123,13 +182,20 @@ class Line:
 
     def _expire(self) -> None:
         self._timer = None
-        now = time.monotonic()
-        for call in self._calls.due(now):
-            self._session.send(Cancel(call))
-        _tell(self._calls.expire(now, sent=self._session.sent))
+        self._end_due()
         self._arm()
 
+    def _end_due(self) -> None:
+        """End the calls whose deadline has come."""
+        ended = self._calls.expire(time.monotonic(), sent=self._session.sent)
+        if not self._session.sent:  # they are said not to have run
+            self._session.take_back({each.call for each in ended})
+        self._tell(ended)
+        self._send_waiting()
 
-def _tell(ended: Iterable[tuple[Done, Outcome]]) -> None:
-    for done, outcome in ended:
-        guarded(done, outcome)
+    def _tell(self, ended: Iterable[Ended[Done]]) -> None:
+        """Tell whoever waits for calls that have ended, and their node where it is to stop them."""
+        for call, done, outcome, tell in ended:
+            if tell and self._session.sent:
+                self._session.send(Cancel(call))
+            guarded(done, outcome)

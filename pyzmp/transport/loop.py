@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
+
+from msgspec.structs import replace
 
 from pyzmp.exceptions import MalformedMessage
 from pyzmp.protocol import envelope
-from pyzmp.protocol.envelope import Buffer, Goodbye, Hello, Message, Parcel, Welcome
+from pyzmp.protocol.envelope import Buffer, Goodbye, Hello, Message, Parcel, Request, Welcome
 from pyzmp.transport.address import Address, parse
 from pyzmp.transport.context import Context
 from pyzmp.transport.link import Connection
@@ -41,14 +44,14 @@ class Session:
         self.hello = hello
         self.welcome: Welcome | None = None
         self.ended: str | None = None
-        self.sent = False  # whether anything has left
+        self.sent = False  # whether anything has left that the listener may have looked at
         self.malformed = 0
         self._greeted = False
         self._pumping = False
         self._due = False
         self._on_parcel = on_parcel
         self._on_end = on_end
-        self._held: list[tuple[Message, Sequence[Buffer]]] = []
+        self._held: list[tuple[Message, Sequence[Buffer], float]] = []  # and since when
         self._loop: asyncio.AbstractEventLoop | None = None
         self._link = _connect(context, parsed)
         self._outbox = Outbox(self._transmit, Turn(None))
@@ -74,7 +77,11 @@ class Session:
             self._outbox.put(message, buffers)
         else:
             envelope.size_of(envelope.encode(message), buffers)
-            self._held.append((message, buffers))
+            self._held.append((message, buffers, time.monotonic()))
+
+    def take_back(self, calls: Collection[int]) -> None:
+        """Let nothing of *calls* leave, which have ended before the session opened."""
+        self._held = [held for held in self._held if getattr(held[0], "call", 0) not in calls]
 
     def pump(self) -> None:
         """Handle all that has happened to the connection."""
@@ -130,9 +137,12 @@ class Session:
 
     def _greet(self) -> None:
         self._greeted = True
-        held, self._held = [(self.hello, ()), *self._held], []
-        for message, buffers in held:
-            self._outbox.put(message, buffers)
+        held, self._held = self._held, []
+        self._outbox.put(self.hello, ())
+        now = time.monotonic()
+        for message, buffers, since in held:
+            less = type(message) is Request and replace(message, remaining=max(0.0, message.remaining - (now - since)))
+            self._outbox.put(less or message, buffers)
 
     def _transmit(self, frames: Sequence[Buffer]) -> bool:
         done = self._link.send(frames)
@@ -159,6 +169,7 @@ class Session:
             if type(message) is Welcome:
                 self.welcome = message
             elif type(message) is Goodbye:
+                self.sent &= self.welcome is not None  # else what was sent has not been looked at
                 self._end(message.reason)
             else:
                 guarded(self._on_parcel, parcel)

@@ -51,6 +51,11 @@ class Peer:
         if asyncio._get_running_loop() is self._server.loop:
             self._server.read(str(self.listener.address))
 
+    @property
+    def is_read(self) -> bool:
+        """Whether what has come from it is being handed over right now, or was just before."""
+        return self._server.draining is self.listener
+
     def flush(self) -> None:
         """Let everything leave now."""
         self._outbox.flush()
@@ -61,7 +66,8 @@ class Server:
 
     ``on_open`` is called when a caller has greeted, ``on_parcel`` for each of its messages, and
     ``on_end`` once when it is gone.  ``on_read`` is called when what has come was handed over, and
-    again as long as it says that it did something.  Whatever a peer sends, the server goes on: what is no message
+    again as long as it says that it did something.  *window* is what each caller may have open at once, in calls and
+    bytes.  Whatever a peer sends, the server goes on: what is no message
     of ours is counted in ``malformed``, logged once per peer and dropped.
     """
 
@@ -69,11 +75,14 @@ class Server:
                  on_parcel: Callable[[Peer, Parcel], object],
                  on_open: Callable[[Peer], object] = lambda peer: None,
                  on_end: Callable[[Peer], object] = lambda peer: None,
-                 on_read: Callable[[], bool] = lambda: False) -> None:
+                 on_read: Callable[[], bool] = lambda: False,
+                 window: tuple[int, int] = (0, 0)) -> None:
         self.loop = loop
         self.name = name
         self.turn = Turn(loop)
         self.malformed = 0
+        self._window = window
+        self._sessions: set[bytes] = set()
         self._context = context
         self._on_parcel, self._on_open, self._on_end, self._on_read = on_parcel, on_open, on_end, on_read
         self._listeners: dict[str, Listener | MemoryListener] = {}
@@ -81,7 +90,7 @@ class Server:
         self._blamed: set[tuple[str, bytes]] = set()
         self._leaving: deque[tuple[int, tuple[str, bytes]]] = deque()
         self._turns = 0
-        self._draining: Listener | MemoryListener | None = None
+        self.draining: Listener | MemoryListener | None = None  # the address whose turn it is
         self._due: set[str] = set()
 
     @property
@@ -130,22 +139,22 @@ class Server:
     def transmit(self, peer: Peer, frames: Sequence[Buffer]) -> bool:
         """Send frames to *peer* now; False where it is gone."""
         done = peer.listener.send(peer.key, frames)
-        if peer.listener is not self._draining and peer.listener.pending():
+        if peer.listener is not self.draining and peer.listener.pending():
             self._drain_soon(str(peer.listener.address))  # sending took the notice that something came
         return done
 
     def _drain(self, address: str) -> None:
         listener = self._listeners.get(address)
-        if listener is None or self._draining is not None:
+        if listener is None or self.draining is not None:
             return
-        self._draining, again = listener, True
+        self.draining, again = listener, True
         begun = self.turn.begin()
         try:
             again = self._receive(address, listener)
         finally:
             if begun and self.turn.end():  # sending may take the notice of what came meanwhile
                 again = again or listener.pending()
-            self._draining = None
+            self.draining = None
             if again:  # also after a Ctrl-C: what is left is not told again
                 self._drain_soon(address)
 
@@ -244,9 +253,15 @@ class Server:
             return None
         if message.loop not in ("", self.name):
             self._refuse(listener, place[1], f"the loop {message.loop} is gone; {self.name} listens at {place[0]} now")
+            self._blamed.add(place)  # what it has sent behind the greeting is none of its faults
+            return None
+        if message.session in self._sessions:
+            self.blame(place, "the greeting of a session that another connection has")
+            self._refuse(listener, place[1], "this session belongs to another connection")
             return None
         peer = self._peers[place] = Peer(self, listener, place[1], message)
-        peer.send(Welcome(self.name))
+        self._sessions.add(message.session)
+        peer.send(Welcome(self.name, *self._window))
         guarded(self._on_open, peer)
         return peer
 
@@ -267,4 +282,5 @@ class Server:
         self._blamed.discard(place)
         peer = self._peers.pop(place, None)
         if peer is not None:
+            self._sessions.discard(peer.hello.session)
             guarded(self._on_end, peer)

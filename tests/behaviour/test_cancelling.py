@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -230,4 +231,123 @@ def test_a_stop_in_short_time_cancels_and_does_not_kill() -> None:
         assert Kitchen.said() == []
         node.shutdown(timeout=3)
         assert node.exitcode == -signal.SIGTERM  # asked, then hurried by the signal
-        assert isinstance(future.exception(), pyzmp.RemoteError)
+        error = future.exception()
+        assert isinstance(error, pyzmp.NodeDied)
+        assert error.executed is True
+
+
+# -- what became of it ---------------------------------------------------------------------------------------------
+
+
+class Mill(pyzmp.Node):
+    @pyzmp.service
+    async def awaits(self) -> None:
+        await asyncio.sleep(60)
+
+    @pyzmp.service
+    async def stubborn(self) -> str:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return "done all the same"
+        return ""
+
+    @pyzmp.service
+    def deaf(self, seconds: float, sign: str) -> None:
+        Path(sign).touch()
+        time.sleep(seconds)
+
+    @pyzmp.service(worker=True)
+    def deafly(self, seconds: float, sign: str) -> None:
+        Path(sign).touch()
+        time.sleep(seconds)
+
+    @pyzmp.service(worker=True)
+    def asks(self, sign: str) -> None:
+        Path(sign).touch()
+        while True:
+            pyzmp.current_call().check()
+            time.sleep(0.01)
+
+    @pyzmp.service(worker=True)
+    def hurries(self, sign: str) -> int:
+        """Ends with what it has."""
+        Path(sign).touch()
+        while not pyzmp.current_call().cancelled:
+            time.sleep(0.01)
+        return 1
+
+    @pyzmp.service
+    async def beats(self) -> int:
+        return 1
+
+
+def report(future: Any, eventually: Any) -> tuple[Any, Any]:
+    """What the node says of a cancelled call, once it does."""
+    assert future.cancel()
+    eventually(lambda: future.executed is not None)
+    return future.executed, future.stopped
+
+
+@pytest.fixture
+def mill(home: Any) -> None:
+    home.start(Mill("mill"))
+
+
+def test_what_was_cancelled_before_its_turn_did_not_run(mill: None, tmp_path: Path, eventually: Any) -> None:
+    held = Mill.deaf.submit(0.3, str(tmp_path / "held"))
+    future = Mill.deaf.submit(0.0, str(tmp_path / "unwanted"))
+    eventually((tmp_path / "held").exists)
+    assert (future.executed, future.stopped) == (None, None)
+    assert report(future, eventually) == (False, True)
+    assert held.result(5) is None
+    assert (held.executed, held.stopped) == (True, None)  # type: ignore[attr-defined]
+    assert not (tmp_path / "unwanted").exists()
+
+
+def test_an_async_service_was_stopped(mill: None, eventually: Any) -> None:
+    future = Mill.awaits.submit()
+    assert Mill.beats.submit().result(5) == 1
+    assert report(future, eventually) == (True, True)
+
+
+def test_one_that_does_not_ask_went_on(mill: None, tmp_path: Path, eventually: Any) -> None:
+    for service in (Mill.deaf, Mill.deafly):
+        sign = tmp_path / service.name
+        future = service.submit(0.2, str(sign))
+        eventually(sign.exists)
+        assert report(future, eventually) == (True, False)
+
+
+def test_one_that_asks_was_stopped(mill: None, tmp_path: Path, eventually: Any) -> None:
+    future = Mill.asks.submit(str(tmp_path / "asks"))
+    eventually((tmp_path / "asks").exists)
+    assert report(future, eventually) == (True, True)
+
+
+def test_one_that_ends_with_what_it_has_was_not_stopped(mill: None, tmp_path: Path, eventually: Any) -> None:
+    future = Mill.hurries.submit(str(tmp_path / "hurries"))
+    eventually((tmp_path / "hurries").exists)
+    assert report(future, eventually) == (True, False)
+    stubborn = Mill.stubborn.submit()
+    assert Mill.beats.submit().result(5) == 1
+    assert report(stubborn, eventually) == (True, False)
+
+
+def test_a_future_that_was_not_cancelled_tells_whether_it_ran(mill: None, eventually: Any) -> None:
+    done = Mill.beats.submit()
+    assert done.result(5) == 1
+    assert (done.executed, done.stopped) == (True, None)  # type: ignore[attr-defined]
+    late = Mill.awaits.with_options(timeout=0.1).submit()
+    assert isinstance(late.exception(5), pyzmp.CallTimeout)
+    assert (late.executed, late.stopped) == (None, None)  # type: ignore[attr-defined]
+
+
+def test_of_a_node_that_is_killed_nobody_ever_says(eventually: Any) -> None:
+    with Mill("mill") as node:
+        future = Mill.awaits.submit()
+        assert Mill.beats.submit().result(5) == 1
+        os.kill(node.ident, signal.SIGKILL)  # type: ignore[arg-type]
+        future.cancel()
+        node.join()
+        assert (future.executed, future.stopped) == (None, None)  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -100,6 +100,22 @@ class Server(pyzmp.Node):
     @pyzmp.service
     def lies(self) -> int:
         return "five"  # type: ignore[return-value]
+
+    @pyzmp.service
+    async def alies(self) -> int:
+        return "five"  # type: ignore[return-value]
+
+    @pyzmp.service(worker=True)
+    def wlies(self) -> int:
+        return "five"  # type: ignore[return-value]
+
+    @pyzmp.service
+    def lies_deeply(self) -> dict[str, list[int]]:
+        return {"a": [1, "two"]}  # type: ignore[list-item]
+
+    @pyzmp.service
+    def counted(self) -> Iterator[int]:
+        yield 1
 
     @pyzmp.service
     def echo(self, value: Any) -> Any:
@@ -306,6 +322,7 @@ def test_unknown_names_are_told_at_once_with_the_nearest(server: Server) -> None
 @pytest.mark.parametrize("service", ["hold", "block"])
 def test_a_call_ends_at_its_deadline(place: Any, service: str) -> None:
     place.start(Server("server"))
+    assert Server.whole() == 1.0  # the way there is open
     began = time.monotonic()
     with pytest.raises(pyzmp.CallTimeout, match=rf"{service}\(\) of 'server'.*0.1 s") as caught:
         getattr(Server, service).with_options(timeout=0.1)(0.3)
@@ -394,3 +411,52 @@ def test_a_stopping_node_finishes_what_runs_and_refuses_what_comes(home: Any, ev
     assert error.executed is False  # type: ignore[union-attr]
     assert running.result(5) is None
     assert node.shutdown() == 0
+
+
+# -- what is wrong where it is given -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("options", "error", "text"), [
+    ({"timeout": 0}, ValueError, "positive"), ({"timeout": -1}, ValueError, "positive"),
+    ({"timeout": float("nan")}, ValueError, "finite"), ({"timeout": float("inf")}, ValueError, "finite"),
+    ({"timeout": 10 ** 400}, ValueError, "finite"), ({"timeout": "1"}, TypeError, "number"),
+    ({"timeout": True}, TypeError, "number"), ({"timeout": [1]}, TypeError, "number"),
+    ({"attempts": 0}, ValueError, "1 or more"), ({"attempts": -1}, ValueError, "1 or more"),
+    ({"attempts": 1.5}, TypeError, "whole number"), ({"attempts": True}, TypeError, "whole number"),
+    ({"attempts": "2"}, TypeError, "whole number"),
+])
+def test_options_that_cannot_be_are_refused_where_they_are_given(options: dict[str, Any], error: type[Exception],
+                                                                 text: str) -> None:
+    for service in (Server.whole, Server.at("server").whole, pyzmp.Service("whole"), Server.counted):
+        with pytest.raises(error, match=text) as caught:
+            service.with_options(**options)
+        assert next(iter(options)) in str(caught.value)
+
+
+@pytest.mark.parametrize(("window", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError),
+                                               ("2", TypeError)])
+def test_so_is_a_window_of_nothing(window: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="window"):
+        Server.counted.with_options(window=window)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "1", True])
+def test_so_is_a_timeout_in_a_declaration(timeout: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="timeout"):
+        pyzmp.service(timeout=timeout)(lambda self: None)
+
+
+@pytest.mark.parametrize("service", ["lies", "alies", "wlies", "lies_deeply"])
+def test_a_service_that_breaks_its_promise_is_blamed_and_not_its_caller(home: Any, service: str) -> None:
+    home.start(Server("server"))
+    typed, by_name = getattr(Server, service), pyzmp.discover(service)
+    assert by_name is not None
+    for call in (typed, lambda: typed.submit().result(5), lambda: asyncio.run(typed.acall()), by_name):
+        error = _raised(call)
+        assert type(error) is TypeError
+        assert f"{service}() promises" in str(error)
+        assert "got str" in str(error)
+        assert isinstance(error.__cause__, pyzmp.RemoteError)
+        assert error.__cause__.executed is True
+        assert error.__cause__.nodes == ("server",)
+    assert Server.whole() == 1.0

@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
+from msgspec.structs import replace
 
 import pyzmp
+from pyzmp import runtime
+from pyzmp.channels.channel import Channel
 from pyzmp.protocol import codec, envelope
-from pyzmp.protocol.envelope import Cancel, Credit, End, Goodbye, Hello, Item, Note, Reply, Request
+from pyzmp.protocol.envelope import (
+    Cancel,
+    Code,
+    Credit,
+    End,
+    Failure,
+    Goodbye,
+    Hello,
+    Item,
+    Note,
+    Opened,
+    Reply,
+    Request,
+    Welcome,
+)
+from pyzmp.protocol.facts import Trait
+from pyzmp.sessions import Target
 
 MESSAGES = 100_000
 PART = 5_000
@@ -20,6 +42,11 @@ class Adder(pyzmp.Node):
     @pyzmp.service
     def add(self, a: int, b: int) -> int:
         return a + b
+
+    @pyzmp.service
+    async def upwards(self, count: int) -> AsyncIterator[int]:
+        for number in range(count):
+            yield number
 
     @pyzmp.service
     async def echo(self, value: bytes) -> bytes:
@@ -79,3 +106,135 @@ def test_a_hundred_thousand_damaged_messages_leave_a_node_as_it_was() -> None:
             assert Adder.add(number, 1) == number + 1
         assert Adder.echo(b"still there") == b"still there"
         assert node.is_alive()
+
+
+# -- a peer that is no node ----------------------------------------------------------------------------------------
+
+
+class Impostor:
+    """Listens where a node is announced, and answers a call with whatever a test sends."""
+
+    def __init__(self, context: zmq.Context[Any], address: str, loop: str) -> None:
+        self.socket = context.socket(zmq.ROUTER)
+        self.socket.bind(address)
+        self.loop, self.key = loop, b""
+
+    def heard(self, kind: type[Any]) -> Any:
+        """The next message of *kind*; a greeting is answered."""
+        while True:
+            assert self.socket.poll(5000), f"no {kind.__name__} came"
+            self.key, *frames = self.socket.recv_multipart()
+            for parcel in envelope.unpack(frames):
+                if isinstance(parcel.message, Hello):
+                    self.send(Welcome(self.loop, 10, 1 << 20))
+                if isinstance(parcel.message, kind):
+                    return parcel.message
+
+    def send(self, *messages: Any) -> None:
+        self.socket.send_multipart([self.key, envelope.pack([envelope.encode(message) for message in messages])])
+
+
+@pytest.fixture
+def impostor(domain: Path) -> Iterator[Impostor]:
+    """One that stands where the graph says that a node is."""
+    with Adder("adder"), zmq.Context() as context:
+        known = Adder.add.found()[0]
+        made = Impostor(context, f"ipc://{domain}/impostor", known.loop)
+
+        def found(channel: Any) -> list[Target]:
+            traits = Trait.STREAM if channel.name == "upwards" else 0
+            return [replace(known, address=f"ipc://{domain}/impostor", traits=traits)]
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Channel, "found", found)
+                patch.setattr(Channel, "seen", found)
+                yield made
+        finally:
+            made.socket.close(0)
+            (domain / "impostor").unlink(missing_ok=True)
+
+
+def answer(number: int) -> bytes:
+    return codec.encode(number)[0]
+
+
+def stray() -> int:
+    return sum(line._calls.stray for line in runtime.current().sessions._shared.values())
+
+
+def test_replies_for_nobody_twice_of_the_wrong_kind_or_too_late_are_counted_and_dropped(impostor: Impostor) -> None:
+    first, second = Adder.add.submit(1, 2), Adder.add.submit(3, 4)
+    one = impostor.heard(Request)
+    two = Request(one.call + 1, "", "", 0.0, b"")
+    for wrong in (Reply(999, answer(0)), Reply(0, answer(0)), Item(one.call, 0, answer(0)), End(one.call),
+                  Credit(one.call, 5), Opened(one.call), Failure(999, Code.REFUSED, "no")):
+        impostor.send(wrong)
+    impostor.send(Reply(two.call, answer(7)), Reply(one.call, answer(3)))  # in any order
+    assert (first.result(5), second.result(5)) == (3, 7)
+    impostor.send(Reply(one.call, answer(30)), Failure(two.call, Code.REFUSED, "changed my mind"))
+    third = Adder.add.with_options(timeout=0.1).submit(5, 6)
+    assert isinstance(third.exception(5), pyzmp.CallTimeout)
+    impostor.send(Reply(one.call + 2, answer(11)))
+    fourth = Adder.add.submit(7, 8)
+    impostor.heard(Request)
+    impostor.heard(Request)
+    impostor.send(Reply(one.call + 3, answer(15)))
+    assert fourth.result(5) == 15
+    assert first.result() == 3
+    assert stray() == 7 + 2 + 1
+
+
+@pytest.mark.parametrize(("messages", "text"), [
+    ((Item(1, 1, answer(0)),), "item 1 of a stream, where item 0 is the next"),
+    ((Item(1, 0, answer(0)), Item(1, 2, answer(0))), "item 2 of a stream, where item 1 is the next"),
+    (tuple(Item(1, number, answer(0)) for number in range(600)), "goes beyond what was granted"),
+    ((Item(1, 0, b"\xc1"),), "is not what it promises"),
+    ((Item(1, 0, codec.encode("zero")[0]),), "is not what it promises"),
+])
+def test_a_stream_that_is_broken_ends_with_an_error(impostor: Impostor, messages: Any, text: str) -> None:
+    items = Adder.upwards.with_options(window=2)(5)
+    asked = threading.Thread(target=lambda: (impostor.heard(Request), impostor.send(Opened(1), *messages)))
+    asked.start()
+    with pytest.raises(pyzmp.RemoteError, match=text):
+        list(items)
+    asked.join()
+    assert list(items) == []
+    assert impostor.heard(Cancel).call == 1
+
+
+def test_an_item_that_comes_twice_is_given_once(impostor: Impostor) -> None:
+    items = Adder.upwards(5)
+    asked = threading.Thread(target=lambda: (impostor.heard(Request), impostor.send(
+        Opened(1), Item(1, 0, answer(0)), Item(1, 0, answer(0)), Item(1, 1, answer(1)), Item(1, 0, answer(0)), End(1))))
+    asked.start()
+    assert list(items) == [0, 1]
+    asked.join()
+    assert stray() == 2
+
+
+def test_a_request_for_a_loop_that_is_gone_or_a_session_of_somebody_else_is_refused(domain: Path) -> None:
+    with Adder("adder"), zmq.Context() as context:
+        address = Adder.at("adder").add.providers[0][1]
+        peers = [context.socket(zmq.DEALER) for _ in range(2)]
+        call = Request(1, "adder", "add", 5.0, codec.encode([[20, 22], {}])[0])
+        for peer in peers:
+            peer.connect(address)
+        peers[0].send(envelope.pack([envelope.encode(Hello(b"mine", "me", "another loop")), envelope.encode(call)]))
+        (parcel,) = envelope.unpack(received(peers[0]))
+        assert isinstance(parcel.message, Goodbye)
+        assert "the loop another loop is gone" in parcel.message.reason
+        assert not peers[0].poll(50), "and the call behind it was not taken"
+        peers[0].send(envelope.pack([envelope.encode(Hello(b"mine", "me")), envelope.encode(call)]))
+        kinds = [type(parcel.message) for _ in range(2) for parcel in envelope.unpack(received(peers[0]))]
+        assert kinds == [Welcome, Reply]
+        peers[1].send(envelope.pack([envelope.encode(Hello(b"mine", "a thief")), envelope.encode(call)]))
+        (parcel,) = envelope.unpack(received(peers[1]))
+        assert parcel.message == Goodbye("this session belongs to another connection")
+        old = Request(2, "adder", "add", 5.0, call.body, incarnation=(7, 7))
+        peers[0].send(envelope.pack([envelope.encode(old)]))
+        (parcel,) = envelope.unpack(received(peers[0]))
+        assert isinstance(parcel.message, Failure)
+        assert (parcel.message.code, parcel.message.executed) == (Code.REFUSED, False)
+        assert "was started again since" in parcel.message.text
+        for peer in peers:
+            peer.close(0)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
 
 import pytest
 
 import pyzmp
 from pyzmp.channels.at import At
+from pyzmp.channels.streaming import StreamService
 
 
 class Lamp(pyzmp.Node):
@@ -21,6 +23,17 @@ class Lamp(pyzmp.Node):
 def test_its_attributes_are_services_of_the_node() -> None:
     service = Lamp.at("lamp").on
     assert (service.name, service.node) == ("switched", "lamp")
+
+
+def test_a_service_that_streams_is_a_stream_of_the_node() -> None:
+    class Lantern(Lamp):
+        @pyzmp.service(name="blinked")
+        def blinks(self) -> Iterator[bool]:
+            yield True
+
+    stream = Lantern.at("lamp").blinks
+    assert type(stream) is StreamService
+    assert (stream.name, stream.node) == ("blinked", "lamp")
 
 
 @pytest.mark.parametrize("attribute", ["brightness", "switched", "start", "of"])

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+import pickle
+from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pyzmp.channels.declare import ServiceMethod, check_class, every, marks_of, methods_of, service, timers_of
 from pyzmp.channels.service import Service
+from pyzmp.channels.streaming import StreamService
+from pyzmp.protocol.facts import Trait
+
+if TYPE_CHECKING:
+    class Defined: ...
 
 
 class Base:
@@ -114,3 +122,129 @@ def test_two_services_of_a_class_have_two_names() -> None:
 def test_a_service_has_a_name_that_can_be_looked_for(name: str) -> None:
     with pytest.raises(ValueError, match="no name for a service"):
         service(name=name)(lambda self: None)
+
+
+# -- streams ------------------------------------------------------------------------------------------------------
+
+
+class Streams:
+    @service
+    def numbers(self) -> Iterator[int]:
+        yield 1
+
+    @service
+    def given(self) -> Iterator[int]:
+        return iter([1])
+
+    @service
+    def sent(self) -> Generator[int, str, bool]:
+        yield 1
+        return True
+
+    @service
+    async def later(self) -> AsyncIterator[int]:
+        yield 1
+
+    @service(worker=True)
+    def lines(self, items: Iterable[int]) -> Iterator[int]:
+        yield from items
+
+    @service
+    async def taken(self, items: AsyncIterator[int]) -> int:
+        return sum([item async for item in items])
+
+    @service
+    def plain(self) -> list[int]:
+        return [1]
+
+
+def test_a_service_that_streams_its_result_is_another_channel() -> None:
+    for attribute in ("numbers", "given", "sent", "later", "lines"):
+        channel = getattr(Streams, attribute)
+        assert type(channel) is StreamService
+        assert channel is getattr(Streams, attribute)
+        assert channel.name == attribute
+    for attribute in ("taken", "plain"):
+        assert type(getattr(Streams, attribute)) is Service
+
+
+def test_on_an_instance_a_stream_is_the_method() -> None:
+    assert list(Streams().lines(iter([1, 2]))) == [1, 2]
+    assert inspect.isasyncgenfunction(Streams().later)
+
+
+def test_what_callers_should_know_of_a_service_are_its_traits() -> None:
+    class Repeated:
+        @service(idempotent=True)
+        def one(self) -> None: ...
+        @service(deduplicate=True)
+        def two(self) -> None: ...
+        @service(idempotent=True, deduplicate=True)
+        def three(self) -> None: ...
+
+    found = {attribute: method.traits() for cls in (Repeated, Streams) for attribute, method in methods_of(cls).items()}
+    assert found == {"one": Trait.IDEMPOTENT, "two": Trait.DEDUPLICATE, "three": Trait.IDEMPOTENT | Trait.DEDUPLICATE,
+                     "numbers": Trait.STREAM, "given": Trait.STREAM, "sent": Trait.STREAM, "later": Trait.STREAM,
+                     "lines": Trait.STREAM, "taken": 0, "plain": 0}
+    assert methods_of(Repeated)["two"].declared().traits == Trait.DEDUPLICATE
+
+
+def inline(self: Any, items: Iterator[int]) -> int: ...  # type: ignore[empty-body]
+def echo(self: Any, items: Iterable[int]) -> Iterator[int]: yield from items
+async def blocking(self: Any, items: Iterable[int]) -> None: ...
+def awaiting(self: Any, items: AsyncIterator[int]) -> None: ...
+async def returned(self: Any) -> AsyncIterator[int]: ...  # type: ignore[empty-body]
+async def agen(self: Any) -> AsyncIterator[int]: yield 1
+def numbers(self: Any) -> Iterator[int]: yield 1
+async def taken(self: Any, items: AsyncIterable[int]) -> None: ...
+
+
+@pytest.mark.parametrize(("function", "options", "said"), [
+    (inline, {}, "the loop that it holds up; make it async, or worker=True, or annotate items as a list"),
+    (echo, {}, "echo takes a stream, which would have to arrive on the loop that it holds up"),
+    (blocking, {}, "is async, and could not wait for the items of argument items; annotate AsyncIterator[...]"),
+    (awaiting, {"worker": True}, "in a thread, and could not wait for the items of argument items; annotate Iterator["),
+    (returned, {}, "returned is async and returns an iterator; write it as an async generator"),
+    (agen, {"worker": True}, "agen is async, and runs on the node's loop"),
+    (numbers, {"idempotent": True}, "numbers is a stream, which is never begun again by itself; leave idempotent out"),
+    (agen, {"deduplicate": True}, "agen is a stream, which is never begun again by itself; leave deduplicate out"),
+    (taken, {"idempotent": True}, "taken takes a stream, which is never begun again by itself; leave idempotent out"),
+], ids=lambda value: getattr(value, "__name__", None))
+def test_a_stream_that_could_not_work_is_refused_when_it_is_declared(function: Any, options: dict[str, Any],
+                                                                   said: str) -> None:
+    with pytest.raises(TypeError) as raised:
+        service(**options)(function)
+    assert said in str(raised.value)
+    for works in (numbers, agen, taken):
+        service(works)
+
+
+def test_a_stream_of_what_is_defined_later_is_known_by_its_looks_and_checked_once_it_can_be() -> None:
+    class Early:
+        @service
+        def numbers(self) -> Iterator[Defined]:
+            yield Defined()
+
+        @service
+        def total(self, items: Iterator[Defined]) -> int: ...  # type: ignore[empty-body]
+
+    assert type(Early.numbers) is StreamService
+    globals()["Defined"] = dataclass(type("Defined", (), {}))
+    try:
+        assert methods_of(Early)["numbers"].traits() == Trait.STREAM
+        with pytest.raises(TypeError, match="total takes a stream"):
+            methods_of(Early)["total"].declared()
+    finally:
+        del globals()["Defined"]
+
+
+def test_a_stream_is_found_in_the_declaration_that_travels() -> None:
+    again = pickle.loads(pickle.dumps(Declaring.numbers))
+    assert type(again) is StreamService
+    assert again.name == "numbers"
+
+
+class Declaring:
+    @service
+    def numbers(self) -> Iterator[int]:
+        yield 1

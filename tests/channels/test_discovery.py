@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import pyzmp
 from pyzmp.channels.discovery import Services
+from pyzmp.channels.streaming import StreamService
 
 
 class Lamp(pyzmp.Node):
@@ -66,6 +68,27 @@ def test_what_is_found_is_ones_own() -> None:
             found.name = "other"
             assert Lamp.on.name == "on"
             assert Lamp.on() is True
+
+
+class Lantern(pyzmp.Node):
+    kind = "entity"
+
+    @pyzmp.service
+    def blinks(self) -> Iterator[bool]:
+        yield True
+
+
+def test_a_stream_is_found_as_any_service_is() -> None:
+    with pytest.raises(pyzmp.UnknownService, match="nobody provides 'blinks'"):
+        pyzmp.discover(Lantern.blinks)
+    with pytest.raises(pyzmp.UnknownService, match="there is no node 'lantern'"):
+        asyncio.run(pyzmp.adiscover(Lantern.at("lantern").blinks))
+    with Lantern("lantern"):
+        for found in (pyzmp.discover(Lantern.blinks), asyncio.run(pyzmp.adiscover(Lantern.blinks, timeout=1))):
+            assert type(found) is StreamService
+            found.name = "other"
+            assert Lantern.blinks.name == "blinks"
+        assert pyzmp.discover("blinks") is not None
 
 
 def test_a_name_with_a_node_means_the_service_of_that_node() -> None:

@@ -56,18 +56,6 @@ def test_a_call_that_waits_for_nobody_ends_as_unknown() -> None:
             ask()
 
 
-def test_inside_a_call_there_is_what_it_has_left() -> None:
-    call = Call("node", "service", "caller", Deadline.after(2, time.monotonic()))
-    assert 1.9 < inside(call).run(pyzmp.Service("on")._limit) <= 2
-    assert inside(call).run(pyzmp.Service("on").with_options(timeout=1)._limit) == 1
-
-
-def test_what_a_service_left_behind_is_not_bound_by_its_call() -> None:
-    call = Call("node", "service", "caller", Deadline(time.monotonic() - 1))
-    call.over = True
-    assert inside(call).run(pyzmp.Service("on")._limit) == 5
-
-
 def test_inside_a_call_that_is_spent_nothing_is_called() -> None:
     pyzmp.configure(registry="memory")
     with Lamp("lamp") as lamp:
@@ -81,15 +69,6 @@ def test_inside_a_call_that_is_spent_nothing_is_called() -> None:
             assert spent.value.executed is False
         assert Lamp.on() == "lamp"
         assert lamp.count == 1
-
-
-def test_the_text_of_a_timeout_has_the_time_that_was_left() -> None:
-    pyzmp.configure(registry="memory")
-    call = Call("house", "light", "caller", Deadline.after(2, time.monotonic()))
-    with Lamp("lamp"):
-        target = Lamp.on.found()[0]
-        asked = inside(call).run(lambda: Lamp.on._ask(target, (), {}, Lamp.on._limit(), time.monotonic()))
-    assert 1.9 < asked.timeout <= 2
 
 
 def test_to_wait_on_the_loop_that_serves_is_a_deadlock_at_once() -> None:

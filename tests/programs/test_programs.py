@@ -50,6 +50,27 @@ def test_a_chain_of_calls_shows_the_error_of_its_end(script: Any) -> None:
     assert 'return {"tea": 2.5}[item]' in result.out
 
 
+def test_lines_are_streamed_as_they_are_written(script: Any) -> None:
+    log = script.folder / "service.log"
+    log.write_text("INFO a\nERROR b\n")
+    process = script.start("p08_logs.py", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == "relayed ERROR b\n"
+    with log.open("a") as file:
+        file.write("INFO c\nERROR d\n")
+    assert process.stdout.readline() == "relayed ERROR d\n"
+    asked = script.python("-c", "import p08_logs; print(p08_logs.first_errors('service.log', 2))")
+    assert (asked.out, asked.err) == ("['ERROR b\\n', 'ERROR d\\n']\n", "")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=10)
+    assert (out, err.splitlines()[-1]) == ("", "KeyboardInterrupt")
+
+
+def test_a_long_job_shows_its_progress(script: Any) -> None:
+    result = script.python("p10_job.py")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines() == [*(f"{done}%" for done in range(101)), "104728"]
+
+
 def test_a_users_tests_run(script: Any) -> None:
     result = script.python("-m", "pytest", "-q", "-p", "pyzmp.testing", "-p", "no:cacheprovider", "p09_shop.py")
     assert "5 passed" in result.out, result.out + result.err

@@ -1,9 +1,11 @@
 """What a type checker refuses: the lines with a comment, for the reason that it names, and no others."""
 
 import asyncio
+from collections.abc import Iterator
 
 from p01_hello import Greeter
 from p07_chain import Orders, Prices
+from p08_logs import Tail
 
 import pyzmp
 
@@ -12,6 +14,12 @@ class Cup(pyzmp.Node):
     @pyzmp.service
     def start(self) -> str:  # override
         return "a service must not hide what a node has"
+
+
+class Meter(pyzmp.Node):
+    @pyzmp.service(worker=True)
+    def total(self, items: Iterator[int]) -> int:
+        return sum(items)
 
 
 def calls() -> None:
@@ -37,6 +45,23 @@ def results() -> None:
     print(name, total, waiting)
 
 
+def streams(names: list[str]) -> None:
+    for line in Tail.follow(3):  # arg-type
+        number: int = line  # assignment
+        print(number)
+    with Tail.at("tail").follow("service.log") as lines:
+        number = next(lines)  # assignment
+    Tail.follow.submit("service.log")  # attr-defined
+    Tail.follow.with_options(attempt=2)  # call-arg
+    for line in pyzmp.discover(Tail.follow).with_options(timeout=1)(path=b"log"):  # arg-type
+        print(line)
+    for line in Tail("tail").follow(3):  # arg-type
+        print(line)
+    Meter.total(iter(names))  # arg-type
+    Meter.total([1, 2])  # arg-type
+    Meter.total(n for n in range(3))
+
+
 async def awaited() -> None:
     name: str = await Prices.price.acall("tea")  # assignment
     total: str = await Orders.total.acall(["tea"])  # assignment
@@ -44,6 +69,9 @@ async def awaited() -> None:
     await Orders.total(["tea"])  # misc
     async for price in Prices.price.map(["tea"]):
         name = price  # assignment
+    async for line in Tail.follow("service.log"):
+        found = line  # assignment
+    await Tail.follow("service.log")  # misc
     print(name, total, found)
 
 

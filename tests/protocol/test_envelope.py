@@ -26,8 +26,10 @@ from pyzmp.protocol.envelope import (
     Goodbye,
     Hello,
     Item,
+    Lane,
     Message,
     Note,
+    Opened,
     Parcel,
     Reply,
     Request,
@@ -40,8 +42,11 @@ number = st.integers(0, 2 ** 63)
 buffers = st.lists(st.binary(max_size=40), max_size=4)
 plain_messages = st.one_of(
     st.builds(Hello, body, text, text, body), st.builds(Welcome, text, number, number), st.builds(Goodbye, text),
-    st.builds(Failure, number, st.integers(0, 300), text, st.sampled_from([True, False, None]), body),
-    st.builds(Cancel, number), st.builds(End, number), st.builds(Credit, number, number, number), st.builds(Note, body))
+    st.builds(Failure, number, st.integers(0, 300), text, st.sampled_from([True, False, None]), body,
+              st.none() | st.floats(0, 100)),
+    st.builds(Cancel, number), st.builds(End, number), st.builds(Credit, number, number, number), st.builds(Note, body),
+    st.builds(Opened, number))
+lanes = st.builds(Lane, text, text)
 
 
 @st.composite
@@ -53,7 +58,8 @@ def parcels(draw: st.DrawFn) -> Parcel:
     if kind == "request":
         message: Message = Request(
             draw(number), draw(text), draw(text), draw(st.floats(allow_nan=False)), draw(body), len(carried),
-            draw(st.tuples(number, number)), draw(st.integers(0, 3)), tuple(draw(st.lists(text, max_size=3))))
+            draw(st.tuples(number, number)), draw(st.integers(0, 7)),
+            tuple(draw(st.lists(lanes, max_size=3))), draw(body))
     elif kind == "reply":
         message = Reply(draw(number), draw(body), len(carried))
     else:
@@ -74,6 +80,8 @@ def comparable(batch: Sequence[Parcel]) -> list[tuple[Message, list[bytes]]]:
 
 
 def plain(value: Any) -> Any:
+    if isinstance(value, Lane):
+        return [value.loop, value.what]
     return list(map(plain, value)) if isinstance(value, (list, tuple)) else value
 
 

@@ -12,7 +12,7 @@ from pyzmp.protocol.facts import Change, Epoch, Member, NodeFact, Position, Serv
 MEMBER = Member("id", "host", 42, "7", "program")
 NODE = NodeFact("kitchen", "id", "loop", ("ipc:///a", "tcp://127.0.0.1:1"), "process", "host", 42, "m.Oven",
                 (("a", "b"),))
-SERVICE = ServiceFact("kitchen", "bake", "id", ("m.Oven", "m.Stove"), "abc", "(n: int) -> str")
+SERVICE = ServiceFact("kitchen", "bake", "id", ("m.Oven", "m.Stove"), "abc", "(n: int) -> str", facts.Trait.IDEMPOTENT)
 HERE = Position(Epoch(3, "nonce"), 9)
 MESSAGES = [
     facts.Join(MEMBER), facts.Hold((MEMBER, NODE)), facts.Follow(), facts.Follow(HERE), facts.Leave(), facts.Beat(HERE),

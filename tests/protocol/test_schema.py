@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import pathlib
 import pickle
@@ -11,7 +12,17 @@ import sys
 import textwrap
 import typing
 from collections import OrderedDict  # noqa: F401 - cells of the table use it, and what else has this mark
-from collections.abc import AsyncIterator, Coroutine, Generator, Iterator, Mapping, Sequence  # noqa: F401
+from collections.abc import (  # noqa: F401
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone  # noqa: F401
 from decimal import Decimal
@@ -270,7 +281,8 @@ class Plain:
 
 @pytest.mark.parametrize("annotation", [
     X, list[X], typing.Callable[[int], int], pathlib.Path, list[pathlib.Path], typing.Deque[int], Plain, range,  # noqa: UP006
-    type, type[int], Holder, set[list[int]], dict[Point, int], set[Point], Iterator[int], Generator[int, None, None],
+    type, type[int], Holder, set[list[int]], dict[Point, int], set[Point], Generator[int, None, None],
+    Iterator[Plain], AsyncIterator[list[Plain]], Iterator[int] | None, list[Iterator[int]], Iterator[Iterator[int]],
     bytes | bytearray, dict[str, float] | Point, Colour | str, Mark | tuple[int, str], Mark | Other, Point | Options
     | dict[str, int], NDArray[np.object_], np.str_, typing.ClassVar[int], 3, ..., np.matrix, list[Point] | list[Tree],
     typing.Annotated[Plain, 1], Exception,
@@ -401,8 +413,168 @@ def test_streams_are_checked_item_by_item() -> None:
         "() -> Iterator[str]", "() -> int", "() -> Iterator[int]"]
     assert Signature.of(later).convert_result("later", {"x": 1}) == Point(1.0)
     Signature.of(bare).check_result("bare", object())
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"lines\(\) promises items of str and gave another item: expected str, got"):
         Signature.of(lines).check_result("lines", 1)
+    with pytest.raises(TypeError, match=r"later\(\) promises items of Point and gave another item at \.x: expected"):
+        Signature.of(later).check_result("later", Point("a"))  # type: ignore[arg-type]
+    with pytest.raises(MalformedMessage, match=r"^an item of later\(\)\.x: expected float, got str$"):
+        Signature.of(later).convert_result("later", {"x": "a"})
+
+
+def test_every_kind_of_generator_is_a_stream_of_what_it_yields() -> None:
+    def sync() -> Generator[int, str, bool]:
+        yield 1
+        return True
+
+    async def asynchronous() -> AsyncGenerator[int, str]:
+        yield 1
+
+    def loose() -> Iterable[int]:
+        yield 1
+
+    def given() -> Iterator[int]:
+        return iter([1])
+
+    def whole() -> Iterable[int]:
+        return [1]
+
+    for function in (sync, asynchronous, loose, given):
+        signature = Signature.of(function)
+        assert (signature.streams, signature.text) == (True, "() -> Iterator[int]")
+        signature.check_result("s", 1)
+        with pytest.raises(TypeError, match="promises items of int"):
+            signature.check_result("s", "1")
+    assert len({Signature.of(function).fingerprint for function in (sync, asynchronous, loose, given, whole)}) == 2
+    assert not Signature.of(whole).streams
+
+
+# ------------------------------------------------------------------------------------------- streams as arguments
+
+def upload(name: str, items: Iterator[int], *, last: bool = False) -> int: ...  # type: ignore[empty-body]
+def points(*, where: AsyncIterable[Point]) -> None: ...
+def loose(items: Iterable, /, **more: Any) -> None: ...  # type: ignore[type-arg]
+async def gather(items: AsyncIterator[float]) -> float: ...  # type: ignore[empty-body]
+
+
+@pytest.mark.parametrize(("function", "takes", "takes_async", "text"), [
+    (upload, "items", False, "(name: str, items: Iterator[int], *, last: bool = False) -> int"),
+    (points, "where", True, "(*, where: AsyncIterable[Point]) -> None"),
+    (loose, "items", False, "(items: Iterable, /, **more) -> None"),
+    (gather, "items", True, "(items: AsyncIterator[float]) -> float"),
+    (average, None, False, "(n: int = 10) -> float"),
+    (max, None, False, "(...)"),
+])
+def test_an_argument_may_be_a_stream(function: Any, takes: str | None, takes_async: bool, text: str) -> None:
+    signature = Signature.of(function)
+    assert (signature.takes, signature.takes_async, signature.text) == (takes, takes_async, text)
+
+
+def test_a_fingerprint_tells_streams_by_their_items_only() -> None:
+    kinds = [Iterator[int], typing.Iterator[int], Iterable[int], AsyncIterator[int], typing.AsyncIterable[int]]
+    assert len({Signature.of(named("x", a=kind)).fingerprint for kind in kinds}) == 1
+    different = [Signature.of(named("x", a=kind)).fingerprint for kind in (Iterator[int], Iterator[str], list[int])]
+    assert len(set(different)) == 3
+
+
+@pytest.mark.parametrize(("function", "said"), [
+    (lambda *items: None, "Iterator[int] is a stream, which is one argument, and not many; for what is sent whole, "),
+    (lambda **items: None, "Iterator[int] is a stream, which is one argument, and not many; for what is sent whole, "),
+    (lambda items=(): None, "Iterator[int] is a stream, which has no default; for what is sent whole, annotate list["),
+    (lambda items=None: None, "Iterator[int] is a stream, which has no default; for what is sent whole, annotate lis"),
+    (lambda items, more: None, "the arguments items and more are streams, and a service takes one; annotate the othe"),
+])
+def test_a_stream_is_one_argument_without_a_default(function: Any, said: str) -> None:
+    function.__annotations__ = {"items": Iterator[int], "more": Iterable[int]}
+    with pytest.raises(InvalidAnnotation) as raised:
+        Signature.of(function)
+    assert said in str(raised.value)
+
+
+class Async:
+    def __aiter__(self) -> Async: ...  # type: ignore[empty-body]
+
+
+def untouched() -> Iterator[int]:
+    raise AssertionError("an item was taken")
+    yield 1
+
+
+@pytest.mark.parametrize("given", [untouched(), range(3), iter("ab"), {"a": 1}.keys(), Async(), np.zeros(2)], ids=type)
+def test_what_can_be_iterated_passes_for_a_stream_unseen(given: Any) -> None:
+    for function, args, kwargs, at in ((upload, ("a", given), {}, 1), (upload, ["a"], {"items": given}, "items"),
+                                       (points, (), {"where": given}, "where"), (loose, (given,), {}, 0)):
+        signature = Signature.of(function)
+        assert signature.stream_at(args, kwargs) == at
+        signature.check("s", args, kwargs)
+
+
+@pytest.mark.parametrize("given", ["text", b"bytes", bytearray(), memoryview(b""), {"a": 1}, None, 3, average],
+                         ids=lambda value: type(value).__name__)
+def test_what_is_a_value_does_not(given: Any) -> None:
+    signature = Signature.of(upload)
+    for verb in (signature.check, signature.bind):
+        for args, kwargs in ((("a", given), {}), (("a",), {"items": given})):
+            with pytest.raises(InvalidCall, match=r"argument items: expected Iterator\[int\], got") as raised:
+                verb("upload", args, kwargs)
+            assert raised.value.argument == "items"
+
+
+def test_at_the_node_an_iterator_passes_through_and_other_arguments_are_checked() -> None:
+    items = untouched()
+    assert Signature.of(upload).bind("u", ["a", items], {}) == (["a", items], {})
+    assert Signature.of(upload).bind("u", ["a"], {"items": items}) == (["a"], {"items": items})
+    for verb in (Signature.of(upload).bind, Signature.of(upload).check):
+        for args, kwargs, said in (([1, items], {}, "argument name: expected str"), (["a"], {}, "missing argument 'it"),
+                                   (["a", items, 1], {}, "at most 2"), (["a", items], {"items": 1}, "came twice"),
+                                   (["a", items], {"last": 1}, "argument last: expected bool")):
+            with pytest.raises(InvalidCall, match=said):
+                verb("u", args, kwargs)
+    with pytest.raises(InvalidCall):
+        Signature.of(upload).bind("u", ["a", range(3)], {})
+
+
+def test_a_stream_stands_where_its_place_is_kept_free() -> None:
+    assert Signature.of(upload).stream_at(["a", None], {}) == 1
+    assert Signature.of(upload).stream_at(["a"], {"items": None}) == "items"
+    assert Signature.of(upload).stream_at(["a"], {}) is None
+    assert Signature.of(loose).stream_at([None], {"items": 3}) == 0
+    assert Signature.of(loose).stream_at([], {"items": 3}) is None
+    assert Signature.of(average).stream_at([iter([])], {}) is None
+
+
+@pytest.mark.parametrize("given", [[1, 2], (1, 2)], ids=repr)
+def test_a_list_for_a_stream_is_sent_whole_and_each_item_converted(given: Any) -> None:
+    assert Signature.of(upload).stream_at(["a", given], {}) is None
+    Signature.of(upload).check("u", ["a", given], {})
+    (_, items), _ = Signature.of(upload).bind("u", ["a", given], {})
+    assert (next(items), list(items)) == (1, [2])
+    (items,), _ = Signature.of(named("x", a=Iterable[float])).bind("x", [given], {})
+    assert same(items, [1.0, 2.0])
+
+    async def taken() -> list[float]:
+        (items,), _ = Signature.of(gather).bind("g", [given], {})
+        return [item async for item in items]
+    assert same(asyncio.run(taken()), [1.0, 2.0])
+    for verb in (Signature.of(upload).bind, Signature.of(upload).check):
+        with pytest.raises(InvalidCall, match=r"^u\(\): argument items\[2\]: expected int, got str$"):
+            verb("u", ["a", [*given, "x"]], {})
+
+
+def test_items_of_a_stream_are_checked_one_by_one_at_both_ends() -> None:
+    signature = Signature.of(points)
+    point = Point(1.0)
+    signature.check_item("points", point)
+    assert signature.convert_item("points", {"x": 1}) == point
+    assert same(Signature.of(gather).convert_item("gather", 3), 3.0)
+    assert Signature.of(loose).convert_item("loose", Plain) is Plain
+    for verb in (signature.check_item, signature.convert_item):
+        for number, said in ((None, "points(): an item of argument where.x: expected float, got str"),
+                             (7, "points(): argument where[7].x: expected float, got str")):
+            with pytest.raises(InvalidCall) as raised:
+                verb("points", Point("a"), number)  # type: ignore[arg-type]
+            assert (str(raised.value), raised.value.argument) == (said, "where")
+    with pytest.raises(InvalidCall, match=r"average\(\): it takes no stream"):
+        Signature.of(average).convert_item("average", 1)
 
 
 def test_a_wrong_result_blames_the_service() -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import zmq
+from msgspec.structs import replace
 
-from pyzmp.exceptions import CallTimeout, InvalidCall, NodeDied, Refused
-from pyzmp.protocol.calls import Ask, Outcome, Result, refuse
+from pyzmp.exceptions import CallTimeout, Cancelled, InvalidCall, NodeDied, Overloaded, Refused
 from pyzmp.protocol.deadline import Deadline
-from pyzmp.protocol.envelope import Code, Parcel, Reply, Request
+from pyzmp.protocol.envelope import Cancel, Code, Credit, Flag, Parcel, Reply, Request
+from pyzmp.protocol.outcomes import Ask, Outcome, Result, refuse
 from pyzmp.transport.context import Context
 from pyzmp.transport.line import Line
 from pyzmp.transport.server import Peer
@@ -34,12 +35,15 @@ class Node:
 
     def __init__(self, server: Any) -> None:
         self.started: list[int] = []
+        self.heard: list[Any] = []
         self.server = server.echo.server
         self.server._on_parcel = self.arrived
 
     def arrived(self, peer: Peer, parcel: Parcel) -> None:
         request = parcel.message
-        assert isinstance(request, Request)
+        self.heard.append(request)
+        if not isinstance(request, Request):
+            return
         self.started.append(request.call)
         if request.body == b"silent":
             return
@@ -232,6 +236,71 @@ def test_a_loop_keeps_deadlines(context: Context, node: Any, until: Any) -> None
         assert time.monotonic() - began < 0.3
         assert [timeout for timeout, _ in outcomes[1:]] == [0.05, 0.1, 0.15]
         assert all(isinstance(outcome, CallTimeout) for _, outcome in outcomes[1:])
+    on_loop(context, node, test)
+
+
+def test_a_call_that_is_cancelled_ends_as_its_node_says(context: Context, node: Any, until: Any) -> None:
+    async def test(line: Line) -> None:
+        outcomes: list[Any] = []
+        line.start(ask(), outcomes.append)
+        assert await until(lambda: outcomes)
+        call = line.start(ask(body=b"silent"), outcomes.append)
+        line.cancel(call)
+        assert await until(lambda: Cancel(call) in node.heard)
+        assert len(outcomes) == 1  # it may still be answered
+        node.server.peers[0].send(refuse(call, Code.CANCELLED, "stopped"))
+        assert await until(lambda: len(outcomes) == 2)
+        assert isinstance(outcomes[1], Cancelled)
+        assert outcomes[1].executed is False
+        line.cancel(call)  # which is over
+        late = line.start(ask(body=b"silent"), outcomes.append)
+        line.cancel(late)
+        node.server.peers[0].send(Reply(late, b"done all the same"))
+        assert await until(lambda: len(outcomes) == 3)
+        assert body(outcomes[2]) == b"done all the same"
+        quick = line.start(ask(0.1, b"silent"), outcomes.append)
+        line.cancel(quick)
+        assert await until(lambda: len(outcomes) == 4)  # at its deadline, where the node says nothing
+        assert isinstance(outcomes[3], CallTimeout)
+    on_loop(context, node, test)
+
+
+def test_what_finds_no_place_waits_or_is_refused(context: Context, node: Any, until: Any) -> None:
+    async def test(line: Line) -> None:
+        outcomes: list[Any] = []
+        line._calls.window(2, 1000)
+        assert line.fits(2, 1000)
+        assert not line.fits(3, 0)
+        assert not line.fits(2, 1001)
+        assert line.fits(1, 5000)  # alone
+        calls = [line.start(ask(body=b"silent"), outcomes.append) for _ in range(2)]
+        assert line.start(ask(), outcomes.append) == 0
+        assert isinstance(outcomes[0], Overloaded)
+        waiting = line.start(replace(ask(body=b"next"), wait=True), outcomes.append)
+        unwanted = line.start(replace(ask(body=b"unwanted"), wait=True), outcomes.append)
+        line.cancel(unwanted)
+        assert isinstance(outcomes[1], Cancelled)
+        assert outcomes[1].executed is False
+        assert await until(lambda: len(node.started) == 2)
+        node.server.peers[0].send(Reply(calls[0], b""))
+        assert await until(lambda: len(outcomes) == 4)
+        assert body(outcomes[3]) == b"next"
+        assert node.started == [*calls, waiting]
+    on_loop(context, node, test)
+
+
+def test_a_one_way_call_has_a_place_until_the_node_gives_it_back(context: Context, node: Any, until: Any) -> None:
+    async def test(line: Line) -> None:
+        outcomes: list[Any] = []
+        line._calls.window(1, 1000)
+        line.start(replace(ask(body=b"silent"), flags=Flag.ONE_WAY), outcomes.append)
+        assert line.holds or line._session.sent
+        assert await until(lambda: node.started)
+        assert not line.fits(1, 0)
+        assert len(line._calls) == 0
+        node.server.peers[0].send(Credit(0, 1, 6))
+        assert await until(lambda: line.fits(1, 0))
+        assert outcomes == []
     on_loop(context, node, test)
 
 

@@ -111,6 +111,54 @@ def test_messages_before_the_greeting_are_dropped(context: Context, address: str
     run(test)
 
 
+def test_the_greeting_of_a_session_that_another_connection_has_is_refused(
+        context: Context, address: str, new_echo: Any, until: Any) -> None:
+    async def test() -> None:
+        echo = new_echo(context, asyncio.get_running_loop())
+        bound = echo.server.bind(address)
+        first, second = Raw(context, bound), Raw(context, bound)
+        first.send(packed(Hello(b"the same", "raw")))
+        assert await until(lambda: echo.opened)
+        second.send(packed(Hello(b"the same", "raw"), Note(b"of a thief")))
+        got: list[Any] = []
+
+        def answered(raw: Raw) -> bool:
+            frames = raw.receive()
+            got.extend(envelope.unpack(frames) if frames else [])
+            return bool(got)
+        assert await until(lambda: answered(second))
+        assert got == [Parcel(Goodbye("this session belongs to another connection"))]
+        assert echo.server.malformed == 1
+        first.send(packed(Note(b"of its owner")))
+        assert await until(lambda: echo.seen)
+        assert echo.seen == [Note(b"of its owner")]
+        second.send(packed(Hello(b"another", "raw"), Note(b"as somebody else")))
+        assert await until(lambda: len(echo.seen) == 2)
+        first.send(packed(Goodbye("")))
+        assert await until(lambda: echo.gone)
+        second.send(packed(Goodbye("")))
+        assert await until(lambda: len(echo.gone) == 2)
+        second.send(packed(Hello(b"the same", "raw"), Note(b"its owner has left")))
+        assert await until(lambda: len(echo.seen) == 3)
+        for raw in (first, second):
+            raw.close()
+        echo.server.close()
+        assert not echo.server._sessions
+    run(test)
+
+
+def test_the_welcome_tells_of_the_window(context: Context, address: str, new_caller: Any, until: Any) -> None:
+    async def test() -> None:
+        running = asyncio.get_running_loop()
+        server = Server(context, running, "loop", on_parcel=lambda peer, parcel: None, window=(7, 1000))
+        caller = new_caller(context, server.bind(address), loop=running)
+        assert await until(lambda: caller.session.welcome)
+        assert caller.session.welcome == Welcome("loop", 7, 1000)
+        caller.session.close()
+        server.close()
+    run(test)
+
+
 def test_a_foreign_version_is_answered_once(context: Context, address: str, new_echo: Any, until: Any) -> None:
     async def test() -> None:
         echo = new_echo(context, asyncio.get_running_loop())
