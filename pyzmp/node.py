@@ -42,7 +42,9 @@ class Node(LivingNode):
     such as devices and connections, is opened in `on_start`.
 
     *socket_bind* is an address of the node's own, such as ``tcp://127.0.0.1:4242``; by default it is
-    reached through the socket of its loop.  Beyond loopback it needs *insecure* to be true.
+    reached through the socket of its loop.  Beyond loopback it is encrypted, and lets in the processes of
+    this host's domain and those whose keys ``pyzmp keys`` has authorised, unless *insecure* says that the
+    network itself keeps others out.
     *context_manager*, *args*, *kwargs* and *loop_target* (in the place of `update`) are as in `CoProcess`.
 
     The class attributes ``max_calls`` (16384) and ``max_bytes`` (256 MiB of arguments) are what one node takes at

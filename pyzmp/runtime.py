@@ -26,6 +26,7 @@ from pyzmp.protocol.deadline import seconds
 from pyzmp.protocol.facts import Fact, Key, NodeFact, Position
 from pyzmp.protocol.graph import Facts
 from pyzmp.protocol.retry import Budget
+from pyzmp.registry import keys
 from pyzmp.registry.domain import Domain, this_process
 from pyzmp.registry.finder import Inside, OnHost
 from pyzmp.registry.replica import Replica
@@ -72,7 +73,8 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.context = Context()
+        self.domain = domain = None if settings.registry == "memory" else Domain.named(settings.domain)
+        self.context = Context((lambda: keys.security(domain)) if domain is not None else None)
         self.member = this_process(os.path.basename(sys.argv[0]) if sys.argv else "")
         self._pid = os.getpid()
         self._lock = threading.RLock()
@@ -83,7 +85,6 @@ class Runtime:
         self.sessions = Sessions(self.context, self._thread.loop, self.member.id)
         self._looked = False
         self.hosts: dict[asyncio.AbstractEventLoop, Any] = {}  # each knows its loop: as weak keys they would stay
-        self.domain = None if settings.registry == "memory" else Domain.named(settings.domain)
         loop = self._thread.loop
         finder = Inside(self.context, loop) if self.domain is None else OnHost(self.domain)
         self.replica = Replica(self.context, loop, self.member, finder)

@@ -7,6 +7,7 @@ import sys
 import click
 
 from pyzmp import selftest
+from pyzmp.cli.keys import keys
 from pyzmp.version import __version__
 
 
@@ -22,3 +23,6 @@ def main(context: click.Context) -> None:
     """
     if context.invoked_subcommand is None:
         sys.exit(0 if selftest.run(click.echo) else 1)
+
+
+main.add_command(keys)

@@ -1,22 +1,37 @@
-"""Addresses: where a listener can be reached, as text such as ``tcp://127.0.0.1:4242``."""
+"""Addresses: where a listener can be reached, as text such as ``tcp://127.0.0.1:4242``.
+
+A TCP listener that speaks CURVE has its public key behind that, ``tcp://192.0.2.1:4242#KEY``: whoever
+knows where it is knows whom to expect there.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
+from msgspec.structs import replace
 
 from pyzmp.exceptions import InvalidAddress
 
 SCHEMES = ("memory", "inproc", "ipc", "tcp")
 PATH = 107  # bytes of a Unix socket's path, at most, on Linux
+KEY = 40  # characters of a key, which is Z85 text (ZeroMQ's RFC 32)
+_Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
 
 
 class Address(msgspec.Struct, frozen=True):
-    """A parsed address: its scheme and what follows."""
+    """A parsed address: its scheme, what follows, and the public key of its listener where it speaks CURVE."""
 
     scheme: str
     rest: str
+    key: str = ""
 
     def __str__(self) -> str:
+        return f"{self.endpoint}#{self.key}" if self.key else self.endpoint
+
+    @property
+    def endpoint(self) -> str:
+        """The address as ZeroMQ knows it, without a key."""
         return f"{self.scheme}://{self.rest}"
 
     @property
@@ -30,26 +45,56 @@ def parse(text: str) -> Address:
     scheme, separator, rest = str(text).partition("://")
     if not separator or scheme not in SCHEMES or not rest:
         raise InvalidAddress(f"{text!r} is no address; expected {', '.join(f'{known}://…' for known in SCHEMES)}")
+    separator = key = ""
     if scheme == "tcp":
+        rest, separator, key = rest.partition("#")
         _check_port(text, rest)
     if scheme == "ipc":
         _check_path(text, rest)
     if not rest.isprintable():
         raise InvalidAddress(f"{text!r} is no address: it holds a character that cannot be printed")
-    return Address(scheme, rest)
+    if separator and not _is_key(key):
+        raise InvalidAddress(f"{text!r} is no address: behind the # stands no public key of {KEY} characters")
+    return Address(scheme, rest, key)
 
 
-def check_bind(text: str, *, insecure: bool = False) -> Address:
-    """The address that *text* spells, where a listener may stand.
+def check_bind(text: str, *, insecure: bool = False, secure: bool = False,
+               key: Callable[[], str] = lambda: "") -> Address:
+    """The address that *text* spells, where a listener may stand, with its public key where it is to speak CURVE.
 
-    Raises InvalidAddress for TCP beyond loopback, where anybody could connect, unless *insecure*.
+    That is TCP beyond loopback unless *insecure*, and any TCP if *secure*.  *key* is asked then for the
+    public key of this process.  Raises InvalidAddress where that is none, as anybody could connect, and for
+    an address with a key of somebody else's.
     """
     address = parse(text)
-    if not address.loopback and not insecure:
+    if address.scheme != "tcp" or not (secure or address.key or not (address.loopback or insecure)):
+        return address
+    own = key()
+    if not own and address.key:
+        raise InvalidAddress(f"{text}: refused, because this process has no keys")
+    if not own:
         raise InvalidAddress(
             f"{text}: refused, because anybody who reaches this port could call every service; bind to 127.0.0.1, "
             "or say insecure=True where the network itself keeps others out")
-    return address
+    if address.key not in ("", own):
+        raise InvalidAddress(f"{text}: the key of this process, which listens there, is another: {own}")
+    return replace(address, key=own)
+
+
+def check_key(text: object, *, secret: bool = False) -> str:
+    """*text*, if it can be a key; raises ValueError, which says why not, and does not show what is *secret*."""
+    if isinstance(text, str) and _is_key(text):
+        return text
+    shown = "what came is not" if secret else f"{text!r} is not"
+    raise ValueError(f"a {'secret' if secret else 'public'} key is Z85 text of {KEY} characters; {shown}")
+
+
+def _is_key(text: str) -> bool:
+    digits = [_Z85.find(character) for character in text]
+    if len(text) != KEY or min(digits) < 0:
+        return False
+    groups = (digits[start:start + 5] for start in range(0, KEY, 5))
+    return all(sum(digit * 85 ** (4 - place) for place, digit in enumerate(group)) < 1 << 32 for group in groups)
 
 
 def _check_port(text: str, rest: str) -> None:

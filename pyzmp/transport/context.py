@@ -11,11 +11,13 @@ import stat
 import threading
 import weakref
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import zmq
 
 from pyzmp.transport.address import Address
+from pyzmp.transport.security import Handler, Security
 
 if TYPE_CHECKING:
     from pyzmp.transport.memory import MemoryListener
@@ -29,10 +31,11 @@ LINGER = 500  # milliseconds in which what was sent may still leave, once a sock
 class Context:
     """The links of one process.  Made when first needed, closed with the runtime, rebuilt after a fork.
 
-    Safe to use from any thread; each socket that it makes belongs to the thread that uses it.
+    Safe to use from any thread; each socket that it makes belongs to the thread that uses it.  *security* gives
+    the keys of this process, and whom it lets in; it is called once, when they are first needed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, security: Callable[[], Security] | None = None) -> None:
         self.memory: dict[str, MemoryListener] = {}
         self._zmq: zmq.Context[zmq.Socket[bytes]] | None = None
         self._count = itertools.count()
@@ -40,17 +43,56 @@ class Context:
         self._names: Counter[Any] = Counter()
         self._listening: dict[Address, int] = {}
         self._made: weakref.WeakSet[zmq.Socket[bytes]] = weakref.WeakSet()
+        self._make_security = security
+        self._security: Security | None = None
+        self._security_lock = threading.Lock()  # of its own: reading keys takes its time
+        self._handler: Handler | None = None
 
     def socket(self, kind: int) -> zmq.Socket[bytes]:
         """A new socket with the options that all of ours share."""
         with self._lock:
-            if self._zmq is None:
-                self._zmq = zmq.Context()
-                self._zmq.set(zmq.MAX_SOCKETS, _most_sockets())
-            made = self._zmq.socket(kind)
+            made = self._context().socket(kind)
             self._made.add(made)
         made.set(zmq.LINGER, LINGER)
         return made
+
+    def _context(self) -> zmq.Context[zmq.Socket[bytes]]:
+        if self._zmq is None:
+            self._zmq = zmq.Context()
+            self._zmq.set(zmq.MAX_SOCKETS, _most_sockets())
+        return self._zmq
+
+    def security(self) -> Security | None:
+        """The keys of this process and whom it lets in, or None where it has no keys; raises what getting them does."""
+        with self._security_lock:
+            if self._security is None and self._make_security is not None:
+                self._security = self._make_security()
+            return self._security
+
+    def public_key(self) -> str:
+        """The public key of this process; empty where it has none."""
+        security = self.security()
+        return security.keys.public if security is not None else ""
+
+    def security_for(self, address: Address, *, listens: bool = False) -> Security | None:
+        """What a link at *address* needs, or None where it speaks no CURVE.
+
+        For one that *listens*, ZeroMQ has somebody to ask from now on.  Raises ConnectionError where it needs
+        keys and this process has none, or has no room for ZeroMQ's sockets.
+        """
+        if not address.key:
+            return None
+        security = self.security()
+        if security is None:
+            raise ConnectionError(f"{address.endpoint} speaks CURVE, and this process has no keys")
+        if listens:
+            with self._lock:
+                try:
+                    self._handler = self._handler or Handler(self._context())
+                except zmq.ZMQError as error:
+                    raise ConnectionError(f"ZeroMQ makes no more sockets: {error.strerror}") from error
+                self._handler.serve(security.access)
+        return security
 
     def monitor(self, watched: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
         """A socket that receives what happens to the connections of *watched*."""
@@ -90,11 +132,14 @@ class Context:
         """
         with self._lock:
             closed, self._zmq = self._zmq, None
+            handler, self._handler = self._handler, None
             idle = all(made.closed for made in self._made)
             paths = [address.rest for address in self._listening if address.scheme == "ipc"]
         for path in paths:
             with contextlib.suppress(OSError):
                 os.unlink(path)
+        if handler is not None:
+            handler.close()
         if closed is not None and idle:
             closed.term()
 

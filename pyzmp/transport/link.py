@@ -20,11 +20,14 @@ from types import MappingProxyType
 from typing import cast
 
 import zmq
+from msgspec.structs import replace
 
 from pyzmp.exceptions import AddressInUse, InvalidAddress
 from pyzmp.protocol.envelope import FRAMES, SIZE, Buffer
 from pyzmp.transport.address import Address, parse
 from pyzmp.transport.context import Context
+from pyzmp.transport.refusal import ASKING, Refusal
+from pyzmp.transport.security import REFUSED, Guests, secure_caller, secure_listener
 
 HEARTBEAT = 1000  # milliseconds between the heartbeats of a connection
 HEARTBEAT_TIMEOUT = 3000  # milliseconds without an answer after which it has ended
@@ -58,15 +61,21 @@ for _event in _ENDED:
 
 
 class Frames(list[Buffer]):
-    """The frames of one message, as received.  ``source`` is the descriptor they came through, or -1."""
+    """The frames of one message, as received.  ``source`` is the descriptor they came through, or -1.
+
+    ``user`` is the public key that the sender has proved to have, on what comes first through a connection with CURVE.
+    """
 
     source = -1
+    user = ""
 
 
 class Connection:
     """The caller's end: one connection to one listener.  Once ended it stays so; there is no reconnecting.
 
-    ``opened`` is True once the handshake is done, ``ended`` the reason once it is over, else None.
+    ``opened`` is True once the handshake is done, ``ended`` the reason once it is over, else None.  An address
+    with a key is spoken to over CURVE, if its listener proves that key, with the keys of *context*.
+    Raises ConnectionError where that has none, and where there is no room for its sockets.
     """
 
     def __init__(self, context: Context, address: Address) -> None:
@@ -74,7 +83,12 @@ class Connection:
         self.opened = False
         self.ended: str | None = None
         self._context = context
+        security = context.security_for(address)
         self._socket, self._monitor = _watched(context, zmq.DEALER, address, _CALLER_EVENTS)
+        if security is not None:
+            secure_caller(self._socket, security.keys, address.key)
+        own = security.keys.public if security is not None else ""
+        self._refusal = Refusal(address, own, HANDSHAKE / 1000, context.socket)
         self._poller = zmq.Poller()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._poller.register(self._socket, zmq.POLLIN)
@@ -90,13 +104,14 @@ class Connection:
             self.ended = None if self.opened else "nobody listens there"
         try:
             if self.ended is None:
-                self._socket.connect(str(address))
+                self._socket.connect(address.endpoint)
         except zmq.ZMQError as error:
             self.ended = f"the address cannot be connected to: {error.strerror}"
 
     def attach(self, loop: asyncio.AbstractEventLoop, wake: Callable[[], object]) -> None:
         """Have *loop* call *wake* whenever there may be something to `update` or `receive`."""
-        self._loop = loop
+        self._loop, self._wake = loop, wake
+        self._await_answer()
         for end in (self._socket, self._monitor):
             loop.add_reader(_descriptor(end), wake)
         loop.call_soon(wake)  # what came before is not told again
@@ -105,18 +120,33 @@ class Connection:
         """Block until there is something to `update` or `receive`, or *timeout* seconds are over."""
         if self.address.scheme == "inproc":
             timeout = min(timeout, LOOK)  # the end of its listener wakes nobody
+        if self._refusal.inquiry is not None:
+            timeout = min(timeout, ASKING)  # nor does a peer that does not say what it speaks
         self._poller.poll(int(min(max(0.0, timeout), PATIENCE) * 1000) + 1)
 
     def update(self) -> None:
         """Bring ``opened`` and ``ended`` up to date."""
         while _readable(self._monitor):
-            event, _ = _event_of(self._monitor)
+            event, value = _event_of(self._monitor)
             if event == _OPENED:
                 self.opened = True
-            elif self.ended is None:
+            elif self.ended is None and self._refusal.inquiry is None:
                 self.ended = _ENDED.get(event)
+                if self.ended is not None and event & REFUSED:
+                    self.ended = self._refusal.begin(event, value, self.ended)
+                    self._await_answer()
+        if self._refusal.inquiry is not None and self.ended is None:
+            self.ended = self._refusal.end()
         if self._copies and self.ended is None and self._context.listener(self.address) != self._listener:
             self.ended = "the connection ended"
+
+    def _await_answer(self) -> None:
+        """Have whoever drives this connection look again when the peer has said what it speaks, or did not in time."""
+        if self._refusal.inquiry is not None:
+            self._poller.register(self._refusal.inquiry.socket, zmq.POLLIN)
+            if self._loop is not None:
+                self._loop.add_reader(_descriptor(self._refusal.inquiry.socket), self._wake)
+                self._loop.call_later(1.1 * ASKING, self._wake)
 
     def send(self, frames: Sequence[Buffer]) -> bool:
         """Send one message; False where the connection has no room for it or is over."""
@@ -145,8 +175,10 @@ class Connection:
         lost = self.ended is not None  # then nothing can leave any more
         self.ended = self.ended or "the connection was closed here"
         if self._loop is not None and not self._loop.is_closed():
-            for end in (self._socket, self._monitor):
+            inquiry = self._refusal.inquiry
+            for end in (self._socket, self._monitor, *([inquiry.socket] if inquiry is not None else [])):
                 self._loop.remove_reader(_descriptor(end))
+        self._refusal.close()
         self._context.leaves(self.address)
         self._socket.disable_monitor()
         self._monitor.close(0)
@@ -154,7 +186,11 @@ class Connection:
 
 
 class Listener:
-    """The listening end: any number of connections, each with a key that is told with each message."""
+    """The listening end: any number of connections, each with a routing key that is told with each message.
+
+    An address with a key, which is that of *context*, speaks CURVE: in comes only whom the `Access` of *context*
+    lets in, and who is there is cut as soon as it does not any more.
+    """
 
     def __init__(self, context: Context, address: Address) -> None:
         self._context = context
@@ -162,9 +198,15 @@ class Listener:
         self._keys: dict[int, bytes] = {}
         self._known: set[bytes] = set()
         try:
-            self._socket, self._monitor = _watched(context, zmq.ROUTER, address, zmq.EVENT_DISCONNECTED | _CLOSED)
+            security = context.security_for(address, listens=True)
+            self._socket, self._monitor = _watched(context, zmq.ROUTER, address, zmq.EVENT_DISCONNECTED | _CLOSED | (
+                REFUSED if security is not None else 0))
         except ConnectionError as error:
             raise AddressInUse(errno.EMFILE, f"{address} cannot be bound: {error}") from error
+        self.guests: Guests | None = None
+        if security is not None:
+            secure_listener(self._socket, security)
+            self.guests = Guests(security.access, self._known, address.endpoint)
         self._copies = address.scheme == "inproc"
         self._socket.set(zmq.ROUTER_MANDATORY, 1)
         self._socket.set(zmq.BACKLOG, 1024)
@@ -183,8 +225,8 @@ class Listener:
         over = time.monotonic() + REBIND
         while True:
             try:
-                self._socket.bind(str(address))
-                return parse(cast(bytes, self._socket.last_endpoint).decode())
+                self._socket.bind(address.endpoint)
+                return replace(parse(cast(bytes, self._socket.last_endpoint).decode()), key=address.key)
             except zmq.ZMQError as error:
                 # A port that was just left stays taken for a moment, while its last connections go.
                 if error.errno != errno.EADDRINUSE or address.scheme != "tcp" or time.monotonic() > over:
@@ -200,30 +242,37 @@ class Listener:
 
     def receive(self) -> tuple[bytes, Frames] | None:
         """The next message and the key of its connection, or None.  An oversized message is empty frames."""
-        try:
-            key = self._socket.recv(_NOW)
-        except zmq.Again:
-            return None
-        if not self._socket.get(_MORE):
-            return key, Frames()
-        if key in self._known or self._copies:
-            return key, _gather(self._socket, self._socket.recv())
-        first = self._socket.recv(copy=False)
-        frames = _gather(self._socket, first.bytes)
-        frames.source = first.get(zmq.SRCFD)
-        return key, frames
+        while True:
+            try:
+                key = self._socket.recv(_NOW)
+            except zmq.Again:
+                return None
+            if not self._socket.get(_MORE):
+                return key, Frames()
+            if key in self._known or self._copies:
+                return key, _gather(self._socket, self._socket.recv())
+            first = self._socket.recv(copy=False)
+            frames = _gather(self._socket, first.bytes)
+            frames.source = first.get(zmq.SRCFD)
+            if self.guests is None or self.guests.admits(key, first, frames.source):
+                frames.user = self.guests.user(frames.source) if self.guests is not None else ""
+                return key, frames
 
     def knows(self, key: bytes, source: int) -> None:
         """Remember that the connection *key* uses the descriptor *source*, so that `left` can name it."""
         if source >= 0:
             self._keys[source] = key
             self._known.add(key)
+            if self.guests is not None and not self.guests.allows(source):
+                self._known.discard(key)  # it was revoked since its message was received
 
     def left(self) -> Iterator[bytes]:
         """The keys of the connections that have ended since the last time."""
         while _readable(self._monitor):
             event, value = _event_of(self._monitor)
             key = self._keys.pop(value, None) if event == zmq.EVENT_DISCONNECTED else None
+            if self.guests is not None:
+                self.guests.note(event, value)
             if key is not None:
                 self._known.discard(key)
                 yield key
@@ -253,11 +302,13 @@ class Listener:
                 self._loop.remove_reader(_descriptor(end))
         self._context.leaves(self.address, listens=True)
         if self.address.scheme == "inproc":  # a close alone frees the name at some later moment
-            self._socket.unbind(str(self.address))
+            self._socket.unbind(self.address.endpoint)
         self._discard()
 
     def _discard(self) -> None:
         """Close, and wait until ZeroMQ's own thread has let go of the address, which takes it some 60 µs."""
+        if self.guests is not None:
+            self.guests.close()
         bound = hasattr(self, "address") and self.address.scheme in ("ipc", "tcp")
         self._socket.close()
         while bound and self._monitor.poll(CLOSING):

@@ -29,10 +29,12 @@ log = logging.getLogger("pyzmp.transport")
 class Peer:
     """One caller of a `Server`, after its greeting.  Belongs to the server's loop."""
 
-    __slots__ = ("_outbox", "_server", "hello", "key", "listener", "state")
+    __slots__ = ("_outbox", "_server", "hello", "key", "listener", "state", "user")
 
-    def __init__(self, server: Server, listener: Listener | MemoryListener, key: bytes, hello: Hello) -> None:
+    def __init__(self, server: Server, listener: Listener | MemoryListener, key: bytes, hello: Hello,
+                 user: str = "") -> None:
         self._server = server
+        self.user = user  # the public key that it proved to have, where the listener speaks CURVE
         self.listener = listener
         self.key = key
         self.hello = hello
@@ -103,12 +105,13 @@ class Server:
         """Where this server can be reached."""
         return list(self._listeners)
 
-    def bind(self, address: str, *, insecure: bool = False) -> str:
+    def bind(self, address: str, *, insecure: bool = False, secure: bool = False) -> str:
         """Listen at *address* too; the address in full, with the port that was chosen for ``*``.
 
-        Raises InvalidAddress and AddressInUse, which say what is wrong.
+        TCP beyond loopback speaks CURVE unless *insecure*, and any TCP if *secure*; its public key is part
+        of the address then.  Raises InvalidAddress and AddressInUse, which say what is wrong.
         """
-        parsed: Address = check_bind(address, insecure=insecure)
+        parsed: Address = check_bind(address, insecure=insecure, secure=secure, key=self._context.public_key)
         listener = (MemoryListener if parsed.scheme == "memory" else Listener)(self._context, parsed)
         bound = str(listener.address)
         self._listeners[bound] = listener
@@ -232,7 +235,7 @@ class Server:
         for parcel in parcels:
             message = parcel.message
             if peer is None:
-                peer = self._greeted(place, listener, message)
+                peer = self._greeted(place, listener, message, frames.user)
             elif type(message) is Hello:
                 self.blame(place, "a second Hello")
             elif type(message) is Goodbye:
@@ -244,7 +247,8 @@ class Server:
                 break
         return max(1, len(parcels))
 
-    def _greeted(self, place: tuple[str, bytes], listener: Listener | MemoryListener, message: Message) -> Peer | None:
+    def _greeted(self, place: tuple[str, bytes], listener: Listener | MemoryListener, message: Message,
+                 user: str) -> Peer | None:
         """The peer that *message* introduces, or None."""
         if type(message) is Goodbye:  # overtaken by the end of its own connection
             return None
@@ -259,7 +263,7 @@ class Server:
             self.blame(place, "the greeting of a session that another connection has")
             self._refuse(listener, place[1], "this session belongs to another connection")
             return None
-        peer = self._peers[place] = Peer(self, listener, place[1], message)
+        peer = self._peers[place] = Peer(self, listener, place[1], message, user)
         self._sessions.add(message.session)
         peer.send(Welcome(self.name, *self._window))
         guarded(self._on_open, peer)

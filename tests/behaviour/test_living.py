@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 import pyzmp
 from pyzmp.exceptions import AddressInUse, InvalidAddress, NodeExists, RegistryUnavailable, StartError
@@ -348,7 +351,7 @@ def test_a_constructor_that_fails_in_the_child_is_told(script: Any) -> None:
     ("nonsense", InvalidAddress), ("tcp://127.0.0.1", InvalidAddress), ("tcp://127.0.0.1:notaport", InvalidAddress),
     ("udp://127.0.0.1:4000", InvalidAddress), ("ipc:///nowhere/at/all", OSError),
     ("ipc://" + "x" * 200, InvalidAddress),
-    ("tcp://0.0.0.0:*", InvalidAddress), ("tcp://*:*", InvalidAddress), ("tcp://192.0.2.1:4000", InvalidAddress),
+    ("tcp://127.0.0.1:4000#nokey", InvalidAddress),
 ])
 def test_a_bad_address_is_told_by_the_start(home: Any, address: str, error: type[Exception]) -> None:
     node = home.settle(Pid("pid"))
@@ -359,7 +362,30 @@ def test_a_bad_address_is_told_by_the_start(home: Any, address: str, error: type
     assert not node.is_alive()
 
 
-def test_beyond_loopback_only_who_says_so_in_so_many_words(home: Any) -> None:
+@pytest.mark.parametrize("address", ["tcp://0.0.0.0:*", "tcp://*:*"])
+def test_beyond_loopback_a_node_is_encrypted(domain: Path, address: str) -> None:
+    with Pid("pid", socket_bind=address) as node:
+        [(_, shown)] = Pid.pid.providers
+        assert re.fullmatch(r"tcp://0\.0\.0\.0:\d+#.{40}", shown)
+        assert Pid.pid() == node.ident  # this process has the keys of the domain
+        with zmq.Context() as context, context.socket(zmq.DEALER) as stranger:
+            stranger.setsockopt(zmq.LINGER, 0)
+            monitor = stranger.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+                                                  | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_DISCONNECTED)
+            stranger.connect(shown.partition("#")[0])
+            assert monitor.poll(5000)
+            assert recv_monitor_message(monitor)["event"] != zmq.EVENT_HANDSHAKE_SUCCEEDED
+            stranger.disable_monitor()
+            monitor.close()
+
+
+def test_beyond_loopback_nobody_listens_without_keys() -> None:
+    pyzmp.configure(registry="memory")  # which has no directory, and so no keys
+    with pytest.raises(InvalidAddress, match="anybody who reaches this port"):
+        Pid("pid", kind="thread", socket_bind="tcp://0.0.0.0:*").start()
+
+
+def test_beyond_loopback_in_the_clear_only_who_says_so_in_so_many_words(home: Any) -> None:
     node = home.settle(Pid("pid"))
     node._socket_bind, node._insecure = "tcp://0.0.0.0:*", True
     with node:

@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 import zmq
 
+from pyzmp.exceptions import AddressInUse
 from pyzmp.transport import context as context_module
 from pyzmp.transport.address import parse
 from pyzmp.transport.context import Context, socket_name
 from pyzmp.transport.link import Connection, Listener
+from pyzmp.transport.security import Access, Keys, Security
 
 HEAD = """
 import asyncio, os, sys, time
@@ -232,3 +234,40 @@ def test_nothing_stays_at_the_address_of_a_thread_that_is_too_busy_to_end(domain
     listener.close()
     assert left is not None
     left.term()
+
+
+def test_keys_are_got_once_and_when_they_are_first_needed() -> None:
+    asked: list[Security] = []
+
+    def get() -> Security:
+        asked.append(Security(Keys.make(), Access()))
+        return asked[-1]
+    context = Context(get)
+    Listener(context, parse("tcp://127.0.0.1:*")).close()
+    assert not asked
+    keys = {context.public_key() for _ in range(3)}
+    assert len(asked) == 1
+    assert keys == {asked[0].keys.public}
+    assert asked[0].keys.secret not in repr(vars(context))
+    context.close()
+
+
+def test_a_process_without_keys_has_no_public_one(context: Context) -> None:
+    assert (context.security(), context.public_key()) == (None, "")
+    with pytest.raises(ConnectionError, match="this process has no keys"):
+        context.security_for(parse(f"tcp://127.0.0.1:1#{Keys.make().public}"))
+
+
+@pytest.mark.parametrize("room", [2, 4])
+def test_without_room_for_who_is_asked_nobody_listens(room: int) -> None:
+    keys = Keys.make()
+    context = Context(lambda: Security(keys, Access()))
+    where = parse(f"tcp://127.0.0.1:*#{keys.public}")
+    context._zmq = zmq.Context()
+    context._zmq.set(zmq.MAX_SOCKETS, room)
+    with pytest.raises(AddressInUse, match="no more sockets"):
+        Listener(context, where)
+    context.close()
+    listener = Listener(context, where)
+    listener.close()
+    context.close()
