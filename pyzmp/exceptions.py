@@ -76,7 +76,10 @@ class UnknownService(CallError, LookupError):
 
 
 class InvalidCall(CallError, TypeError):
-    """The arguments do not fit the service; it did not run.  ``argument`` names the first that does not."""
+    """The arguments do not fit the service; it did not run.  ``argument`` names the first that does not.
+
+    For an item of a stream that the service takes, ``executed`` is None: it may have begun.
+    """
 
     default_executed = False
     argument: str | None = None

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pyzmp.exceptions import MalformedMessage
 from pyzmp.guest import WORKERS, Guest, either
 from pyzmp.pending import Pending
-from pyzmp.protocol.admission import Admission
+from pyzmp.protocol.admission import Admission, Limits
 from pyzmp.protocol.calls import CALLS, SIZE, Callee
 from pyzmp.protocol.deadline import Deadline
 from pyzmp.protocol.envelope import Cancel, Code, Credit, End, Failure, Item, Parcel, Request
@@ -180,8 +180,8 @@ class Host:
                                       deadline=pending.deadline, now=now, lane=guest.name if provided.worker else "",
                                       limits=guest.limits)
         for each in refused:
-            each.item.refuse(Code.OVERLOADED, f"{guest.name!r} has more calls than it can take, and "
-                             f"{each.item.request.service}() did not run", retry_after=each.retry_after)
+            text = _full(each.item.request, guest.limits, each.retry_after)
+            each.item.refuse(Code.OVERLOADED, text, retry_after=each.retry_after)
 
     @staticmethod
     def _first(guest: Guest, pending: Pending, now: float) -> bool:
@@ -353,3 +353,9 @@ def _is_inline(pending: Pending) -> bool:
     provided = pending.guest.services.get(pending.request.service) if pending.guest is not None else None
     return provided is not None and not (provided.worker or provided.traits & Trait.STREAM
                                          or inspect.iscoroutinefunction(provided.function))
+
+
+def _full(request: Request, limits: Limits, retry_after: float) -> str:
+    return (f"{request.node!r} has no room for {request.service}() now, which did not run: it takes {limits.calls} "
+            f"calls and {limits.size} bytes at once, and none that would wait too long for its turn; try again in "
+            f"{retry_after:.2g} s, or call it with_options(wait=True)")

@@ -73,8 +73,14 @@ class LivingNode(CoProcess):
 
     @property
     def failed_posts(self) -> int:
-        """How many one-way calls have failed in this node since it started; known in the node itself only."""
+        """How many one-way calls have failed in this node since it started.
+
+        It is known where the node runs; elsewhere RuntimeError is raised while it does, so let a service return it.
+        """
         home: _Home | None = self._life.home
+        if home is None and self.is_alive():
+            raise RuntimeError(f"failed_posts of {self.name!r} is known in its own process only; have a service return "
+                               "it")
         return home.guest.failed_posts if home is not None else 0
 
     # Its life.

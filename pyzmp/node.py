@@ -14,6 +14,7 @@ from typing_extensions import Self
 from pyzmp import runtime
 from pyzmp.channels.at import At
 from pyzmp.channels.call import running_node
+from pyzmp.channels.channel import count
 from pyzmp.channels.declare import check_class
 from pyzmp.coprocess import START, CoProcess, graces
 from pyzmp.exceptions import StartError
@@ -219,6 +220,8 @@ class Node(LivingNode):
             raise TypeError(f"{type(self).__name__}.__init__ did not call super().__init__(name, **options)")
         if self.kind not in ("process", "thread", "entity"):
             raise ValueError(f"kind of {self.name!r}: expected 'process', 'thread' or 'entity', got {self.kind!r}")
+        for limit in ("max_calls", "max_bytes"):
+            count(getattr(self, limit), f"{limit} of {self.name!r}")
         if self.kind == "process" and runtime.settings().registry == "memory":
             raise StartError(f"{self.name!r} is a process, and with registry='memory' nothing leaves this one; make it "
                              "a thread or an entity, or leave the registry setting out")

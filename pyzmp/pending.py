@@ -102,8 +102,8 @@ class Pending:
             if self.guest is not None:
                 self.guest.failed_posts += 1
             what = failure.rebuild(message.body) if message.code == Code.RAISED else message.text
-            log.error("the one-way call of %s() of %s by %s failed: %r", request.service, request.node,
-                      self.peer.hello.caller, what)
+            log.error("the one-way call of %s() of %r by process %s failed: %s", request.service, request.node,
+                      self.peer.hello.caller, what if isinstance(what, str) else f"{type(what).__name__}: {what}")
         self.peer.send(Credit(0, 1, self.size))
 
 

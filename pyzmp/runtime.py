@@ -60,7 +60,9 @@ class Settings(msgspec.Struct, frozen=True):
         return cls(domain, registry, timeout).checked()
 
     def checked(self) -> Settings:
-        """These settings; raises ValueError for what cannot be."""
+        """These settings; raises TypeError and ValueError for what cannot be."""
+        if not isinstance(self.domain, str):
+            raise TypeError(f"domain: expected a name, got {self.domain!r}")
         if self.registry not in ("", "memory"):
             raise ValueError(f"registry: expected 'memory', or nothing for one of this host's own, got "
                              f"{self.registry!r}")

@@ -84,7 +84,7 @@ class Serving:
                               f"{'iterate over it' if is_one else 'it has one result'}")
         if request.flags & Flag.UPSTREAM:
             at = provided.signature.stream_at(args, kwargs)
-            if at is None:
+            if at is None or self.pending.one_way:
                 raise InvalidCall(f"{provided.name}() takes no stream, and got one")
             self._incoming = Incoming(self.pending, provided)
             if isinstance(at, str):

@@ -188,6 +188,9 @@ class Calling:
         if signature is None or signature.takes is not None:
             at = _stream_among(args, kwargs) if signature is None else signature.stream_at(args, kwargs)
             if at is not None:
+                if self._flags & Flag.ONE_WAY:
+                    raise InvalidCall(f"{name}() takes a stream, which a one-way call cannot send; give it a list, or "
+                                      "use submit", service=name, node=target.node)
                 given: Any = kwargs if isinstance(at, str) else args
                 self.source, given[at] = given[at], None
                 self._flags |= Flag.UPSTREAM

@@ -114,7 +114,7 @@ class Channel(Generic[P, R_co]):
         here = runtime.current()
         facts = here.replica.view.facts
         others = facts.providers(self.name)
-        where = f"in domain {here.settings.domain!r} ({len(facts.nodes())} nodes known)"
+        where = f"in domain {here.settings.domain!r} ({len(facts.nodes())} node{'s' * (len(facts.nodes()) != 1)} known)"
         if self.node is not None and facts.node(self.node) is None:
             names = [node.name for node in facts.nodes()]
             text = unknown(self.node, names, where).replace("nobody provides", "there is no node", 1)
@@ -200,8 +200,9 @@ class Channel(Generic[P, R_co]):
     def _fits(self, marks: tuple[str, ...]) -> bool:
         return self._declaration is None or self._declaration().mark in marks
 
-    def _enough(self, count: int) -> Callable[[], bool]:
-        return lambda: len(self.seen()) >= count
+    def _enough(self, minimum: int) -> Callable[[], bool]:
+        needed = count(minimum, "minimum_providers")
+        return lambda: len(self.seen()) >= needed
 
     def _with(self, *, timeout: float | None = None, attempts: int | None = None, wait: bool | None = None) -> Self:
         """The same service with other options for its calls."""
@@ -211,6 +212,8 @@ class Channel(Generic[P, R_co]):
         if attempts is not None:
             other._attempts = count(attempts, "attempts")
         if wait is not None:
+            if not isinstance(wait, bool):
+                raise TypeError(f"wait: expected True or False, got {wait!r}")
             other._wait = wait
         return other
 

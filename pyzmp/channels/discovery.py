@@ -9,6 +9,7 @@ from pyzmp import runtime
 from pyzmp.channels.channel import Channel
 from pyzmp.channels.service import Service, by_name
 from pyzmp.channels.streaming import StreamService
+from pyzmp.exceptions import UnknownService
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,7 +31,7 @@ def discover(channel: Any, timeout: float | None = None, minimum_providers: int 
     for the providers; without one, or with 0, they look once.
     """
     service = _service(channel)
-    return _checked(channel, service, service.discovered(timeout, minimum_providers))
+    return _checked(channel, service, service.discovered(timeout, minimum_providers), minimum_providers)
 
 
 @overload
@@ -45,18 +46,20 @@ async def adiscover(channel: str, timeout: float | None = ...,
 async def adiscover(channel: Any, timeout: float | None = None, minimum_providers: int = 1) -> Any:
     """As `discover`, for coroutines."""
     service = _service(channel)
-    return _checked(channel, service, await service.adiscovered(timeout, minimum_providers))
+    return _checked(channel, service, await service.adiscovered(timeout, minimum_providers), minimum_providers)
 
 
 def _service(channel: Any) -> Channel[..., Any]:
     return channel.copy() if isinstance(channel, Channel) else by_name(channel)
 
 
-def _checked(channel: Any, service: Channel[..., Any], enough: bool) -> Channel[..., Any] | None:
+def _checked(channel: Any, service: Channel[..., Any], enough: bool, minimum: int) -> Channel[..., Any] | None:
     if enough:
         return service
     if isinstance(channel, Channel):
-        raise service.unknown()
+        found = len(service.seen())
+        raise service.unknown() if not found else UnknownService(
+            f"{found} of the {minimum} providers that were asked for provide {service.name!r}", service=service.name)
     return service if service.seen() else None
 
 

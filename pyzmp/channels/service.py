@@ -122,6 +122,8 @@ class Service(Channel[P, R_co]):
         taken, the more calls are under way at once, over all providers.  Each has its own deadline,
         from when it is begun, and waits for room at its provider within it.
         """
+        if not iterables:
+            raise TypeError(f"map() of {self.name}() takes one iterable for each argument, got none")
         return Mapped(self._mapped, self._amapped, iter(zip(*iterables, strict=False)))
 
     def _mapped(self, *args: Any) -> Future[Any]:

@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from typing_extensions import Self
 
@@ -19,9 +19,10 @@ from pyzmp.channels.calling import Calling
 from pyzmp.channels.channel import Channel, Declared, count
 from pyzmp.channels.stream import Stream
 from pyzmp.channels.upload import Upload
-from pyzmp.exceptions import CallTimeout
+from pyzmp.exceptions import CallTimeout, InvalidCall
 from pyzmp.protocol.envelope import Credit, Flag, Item, Parcel
 from pyzmp.protocol.outcomes import Ask, Event, Result, size_of, timed_out
+from pyzmp.protocol.streams import Inflow
 from pyzmp.sessions import SLACK, Begun, Target
 
 P = ParamSpec("P")
@@ -52,6 +53,11 @@ class StreamService(Channel[P, R_co]):
         """The stream of what the service gives; nothing happens before it is iterated."""
         return Streamed(self, args, kwargs, patience=self._timeout, window=self._window)
 
+    def __getattr__(self, name: str) -> NoReturn:
+        if name in ("submit", "acall", "post", "map"):
+            raise AttributeError(f"{self.name}() is a stream: iterate over it, in for or in async for; not {name}()")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def with_options(self, *, timeout: float | None = None, attempts: int | None = None, wait: bool | None = None,
                      window: int | None = None) -> Self:
         """As `Service.with_options`, for the beginning of a stream; *timeout* bounds each wait for an item as well.
@@ -61,7 +67,7 @@ class StreamService(Channel[P, R_co]):
         """
         other = self._with(timeout=timeout, attempts=attempts, wait=wait)
         if window is not None:
-            other._window = count(window, "window")
+            other._window = Inflow(count(window, "window")).window[0]
         return other
 
 
@@ -128,6 +134,9 @@ class Streamed(Stream[R_co]):
         calling = self._call()
         self._asked = ask
         sessions = calling.here.sessions
+        if calling.source is not None and not hasattr(calling.source, "__iter__") and not asyncio._get_running_loop():
+            raise InvalidCall(f"{ask.service}(): an async iterable can be sent by a coroutine only; iterate over the "
+                              "stream in async for", service=ask.service, node=target.node)
         if calling.source is None:
             self._begun = sessions.submit(target, ask, self._events.put)
             return

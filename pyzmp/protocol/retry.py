@@ -117,7 +117,7 @@ class Attempts:
 
         Its ``executed`` is None where it says False and an earlier attempt may have run.
         """
-        if self._before is None:
+        if self._before is None or error is self._before:  # there was nobody to try again at
             return error
         self._follow(error)
         if isinstance(error, CallError) and not isinstance(error, RemoteError):

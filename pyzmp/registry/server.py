@@ -53,6 +53,7 @@ class Registry:
         self._lease, self._linger = lease, linger
         self._began = loop.time()
         self._sockets: dict[str, dict[str, str]] = {}  # the addresses of each member's nodes, also earlier ones
+        self._lost: dict[str, tuple[facts.Member, dict[str, str]]] = {}  # the same, of members that are none any more
         self._seats: dict[str, Peer] = {}  # the session of each member that has one
         self._leases: dict[str, asyncio.TimerHandle] = {}  # and when to look next for each that has none
         self._server = Server(context, loop, f"registry-{epoch.counter}", on_open=self._opened,
@@ -100,6 +101,7 @@ class Registry:
         member = message.member
         _seat(peer).member = member
         self._seats[member.id] = peer
+        self._lost.pop(member.id, None)
         self._stop_looking(member.id)
         if self._rest is not None:
             self._rest.cancel()
@@ -176,15 +178,26 @@ class Registry:
         """
         member = self.log.facts.get(("member", owner))
         sockets = self._sockets.pop(owner, {})
-        if self._domain is None or not isinstance(member, facts.Member) or not is_gone(member):
+        if self._domain is None or not isinstance(member, facts.Member):
             return
         for fact in self.log.facts.owned_by(owner):
-            for address in fact.addresses if isinstance(fact, facts.NodeFact) else ():
-                remains.remove_dead(self._domain.path, address)
-        for address, name in sockets.items():
-            other = self.log.facts.get(("node", name))
-            if other is None or other.owner == owner:
-                remains.remove_dead(self._domain.path, address)
+            if isinstance(fact, facts.NodeFact):
+                sockets.update(dict.fromkeys(fact.addresses, fact.name))
+        if sockets:
+            self._lost[owner] = member, sockets
+            self._bury()
+
+    def _bury(self) -> None:
+        """Remove the sockets of processes that are out of the graph, once they have ended: they may be stopped only."""
+        assert self._domain is not None
+        for owner, (member, sockets) in list(self._lost.items()):
+            if owner in self._seats or not is_gone(member):
+                continue
+            del self._lost[owner]
+            for address, name in sockets.items():
+                other = self.log.facts.get(("node", name))
+                if other is None or other.owner == owner:
+                    remains.remove_dead(self._domain.path, address)
 
     def _stop_looking(self, owner: str) -> None:
         timer = self._leases.pop(owner, None)
@@ -206,6 +219,8 @@ class Registry:
 
     def _beat(self) -> None:
         self._heart = self._loop.call_later(BEAT, self._beat)
+        if self._lost:
+            self._bury()
         note = Note(facts.encode(facts.Beat(self.log.position)))
         for peer in self._server.peers:
             peer.send(note)

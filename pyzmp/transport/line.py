@@ -28,7 +28,7 @@ class Line:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timed = 0.0
-        self._sending = False
+        self._sending = self._closing = False
         self._welcome: Welcome | None = None
         self.busy = False  # with a thread's call: what a signal handler or a finaliser calls meanwhile goes elsewhere
         self._session = Session(context, address, Hello(session_id(), caller, loop), on_parcel=self._arrived,
@@ -148,6 +148,7 @@ class Line:
 
     def close(self) -> None:
         """End the session; open calls end with it."""
+        self._closing = True
         self._session.close()
 
     def _arrived(self, parcel: Parcel) -> None:
@@ -164,7 +165,7 @@ class Line:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._calls.posted:
+        if self._calls.posted and not (self._closing and self._session.sent):
             log.warning("the session to %s ended (%s); %s of its last %d one-way calls", self._session.address, reason,
                         "it is unknown what became" if self._session.sent else "nothing was sent", self._calls.posted)
         # Without a loop a message leaves where it is sent, or not at all, and there is but one call.
