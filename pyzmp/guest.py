@@ -45,9 +45,19 @@ class Workers:
             fresh = not self._idle and self._threads < WORKERS
             self._threads += fresh
             self._idle -= bool(self._idle)
-        self._work.put(work)
         if fresh:
+            self._start()
+        self._work.put(work)
+
+    def _start(self) -> None:
+        """Start a thread; RuntimeError where the system gives none and there is no other."""
+        try:
             threading.Thread(target=self._run, name=f"{self._name}-worker-{self._threads}", daemon=True).start()
+        except RuntimeError:
+            with self._lock:
+                self._threads -= 1
+                if not self._threads:
+                    raise
 
     def close(self) -> None:
         """Let the threads end once they have dealt with what they were given."""

@@ -16,7 +16,7 @@ from pyzmp.pending import Pending
 from pyzmp.protocol.admission import Admission, Limits
 from pyzmp.protocol.calls import CALLS, SIZE, Callee
 from pyzmp.protocol.deadline import Deadline
-from pyzmp.protocol.envelope import Cancel, Code, Credit, End, Failure, Item, Parcel, Request
+from pyzmp.protocol.envelope import Cancel, Code, Credit, End, Failure, Flag, Item, Parcel, Request
 from pyzmp.protocol.facts import Trait
 from pyzmp.protocol.kept import Kept, Standing
 from pyzmp.protocol.outcomes import refuse, unknown
@@ -192,7 +192,14 @@ class Host:
         known = guest.kept.begin(pending.key, pending, now)
         if known is Standing.FRESH:
             return True
-        if known is not Standing.RUNNING:
+        if known is Standing.RUNNING:
+            pending.lighten()
+        elif known is Standing.CROWDED:
+            pending.reply(refuse(pending.request.call, Code.OVERLOADED, "too many wait for the reply of this call"))
+        elif known is Standing.FORGOTTEN:
+            pending.reply(Failure(pending.request.call, Code.DIED, f"{pending.request.service}() of {guest.name!r} has "
+                                  "run, but its reply is not kept any more", True))
+        else:
             pending.reply(*known)
         return False
 
@@ -249,7 +256,7 @@ class Host:
             self._ended(pending, ran=False)
             pending.refuse(Code.CANCELLED, f"{pending.request.service}() was cancelled before its turn")
         pending.placed = True
-        pending.callee.running[pending.request.call] = cancel
+        pending.heed(cancel)
 
     @staticmethod
     def _is_wanted(pending: Pending) -> bool:
@@ -342,6 +349,8 @@ class Host:
         if request.service not in guest.services:
             return refuse(request.call, Code.UNKNOWN_SERVICE,
                           unknown(request.service, guest.services, f"in node {guest.name!r}"))
+        if request.flags & Flag.ONE_WAY and request.flags & (Flag.STREAM | Flag.UPSTREAM):
+            return refuse(request.call, Code.INVALID_CALL, f"a one-way call of {request.service}() has no streams")
         if not 0 < request.remaining < math.inf:
             return refuse(request.call, Code.EXPIRED, f"{request.service}() of {guest.name!r} came with "
                           f"{request.remaining} s left, so it was not begun")

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -27,6 +27,8 @@ from pyzmp.protocol.streams import Inflow, Outflow
 from pyzmp.transport.server import Peer
 
 log = logging.getLogger("pyzmp.node")
+
+TURN = 0.001  # seconds for which a stream may go on before others have their turn
 
 Answer = Reply | Failure | End
 
@@ -57,6 +59,16 @@ class Pending:
     def one_way(self) -> bool:
         """Whether nobody waits for an answer."""
         return bool(self.request.flags & Flag.ONE_WAY)
+
+    def heed(self, cancel: Callable[[], object]) -> None:
+        """From now on have *cancel* called when the caller gives the call up, or is gone and was all who wanted it."""
+        self.callee.running[self.request.call] = cancel
+        if self.one_way or self.kept is not None:
+            self.callee.lasting.add(self.request.call)
+
+    def lighten(self) -> None:
+        """Hold nothing of what was asked: another call is run for it."""
+        self.request, self.buffers = replace(self.request, body=b""), ()
 
     def refuse(self, code: int, text: str, *, argument: str | None = None, retry_after: float | None = None) -> None:
         """Answer that it was not begun, and why; *argument* names the one that does not fit."""
@@ -116,6 +128,7 @@ class Outgoing:
     def __init__(self, pending: Pending, provided: Provided, call: Call) -> None:
         self._pending, self._provided, self._call = pending, provided, call
         self._flow = Outflow()
+        self._turn = 0.0  # when the loop is to be left to others
         self._changed = threading.Condition()
         self._waiter: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -141,7 +154,12 @@ class Outgoing:
     async def put(self, value: Any) -> None:
         """Send an item, once there is room; on the loop.  Raises TypeError and CannotTravel for what may not travel."""
         body, buffers = self._encoded(value)
+        if time.monotonic() > self._turn:  # others have their turn, however fast the items come
+            await asyncio.sleep(0)
+            self._turn = time.monotonic() + TURN
         while not self._flow.room:
+            if self._call.given_up:
+                self._call.check()
             self._waiter = self._loop.create_future()
             await self._waiter
         self._send(self._item(body, buffers), buffers)
@@ -179,14 +197,17 @@ class Incoming(Stream[Any]):
         self._pending, self._provided = pending, provided
         self._flow = Inflow()
         self._items: Arrivals[tuple[Any, int] | BaseException | None] = Arrivals()
-        self._over = False
+        self._ended = self._over = False  # for the one who sends, and the one who takes
         self._loop = asyncio.get_running_loop()
         self._send(self._flow.window)
 
     def arrived(self, parcel: Parcel) -> None:
-        """Take in what the caller has sent; on the loop."""
+        """Take in what the caller has sent, until its end; on the loop."""
         message = parcel.message
+        if self._ended:
+            return
         if isinstance(message, End):
+            self._ended = True
             self._items.put(None)
         elif isinstance(message, Item):
             size = size_of(message.body, parcel.buffers)
@@ -195,6 +216,7 @@ class Incoming(Stream[Any]):
                     value = codec.decode(message.body, parcel.buffers)
                     self._items.put((self._provided.signature.convert_item(self._provided.name, value), size))
             except Exception as error:
+                self._ended = True
                 self._items.put(error)
 
     def given_up(self) -> None:

@@ -48,7 +48,7 @@ class Serving:
         pending.begun = True
         if self._incoming is not None or provided.traits & Trait.STREAM:
             self._streams()
-        self._wanted()
+        pending.heed(self._given_up)
         if provided.worker:
             self._work(args, kwargs)
             return False
@@ -57,8 +57,7 @@ class Serving:
             value = self._context.run(self._inline, provided.function, args, kwargs)
         except BaseException as error:
             self._failed(error)
-            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-                raise  # a Ctrl-C of the user's, whom the loop belongs to
+            _pass_on(error)
         else:
             if self._outgoing is not None:
                 self._go_on(self._stream(value, self._outgoing))
@@ -106,13 +105,6 @@ class Serving:
 
     # How it runs.
 
-    def _wanted(self) -> None:
-        """From now on hear that the caller gives the call up, or is gone."""
-        call, callee = self.pending.request.call, self.pending.callee
-        callee.running[call] = self._given_up
-        if self.pending.one_way or self.pending.kept is not None:
-            callee.lasting.add(call)
-
     def _given_up(self) -> None:
         self._unwanted = True
         self.cancel()
@@ -138,6 +130,7 @@ class Serving:
             service.close()  # where it was cancelled before its first step
             value, error = (None, asyncio.CancelledError()) if task.cancelled() else task.result()
             self._settle(value, error)
+            _pass_on(error)
         task.add_done_callback(ended)
 
     async def _outcome(self, service: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
@@ -179,7 +172,12 @@ class Serving:
                 self._loop.call_soon_threadsafe(ended, late, value, error)
             except RuntimeError:
                 log.warning("%s() of %s ended after its node had stopped", self.provided.name, guest.name)
-        guest.workers.submit(run)
+        try:
+            guest.workers.submit(run)
+        except RuntimeError:  # the system gives no thread
+            guest.working -= 1
+            guest.ended(self)
+            raise
 
     def _in_thread(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         value = self._inline(self.provided.function, args, kwargs)
@@ -271,3 +269,9 @@ class Serving:
                      (Code.REFUSED, "the end of the node") if self.guest.gone else (Code.EXPIRED, "its deadline"))
         self.pending.refuse(code, f"{self.provided.name}() of {self.guest.name!r} was not begun: its turn came after "
                             f"{why}")
+
+
+def _pass_on(error: BaseException | None) -> None:
+    """Raise a Ctrl-C of the user's, whom the loop of the main thread belongs to."""
+    if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+        raise error

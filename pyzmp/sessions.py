@@ -25,16 +25,17 @@ from msgspec.structs import replace
 from pyzmp.exceptions import NodeDied
 from pyzmp.protocol.calls import CALLS, SIZE
 from pyzmp.protocol.envelope import Buffer, Credit, End, Flag, Item
-from pyzmp.protocol.outcomes import Ask, Event, Outcome, cancelled, died, overloaded, size_of, timed_out
+from pyzmp.protocol.outcomes import Ask, Event, Outcome, cancelled, died, overloaded, size_of
 from pyzmp.transport.context import Context
 from pyzmp.transport.line import Line
 from pyzmp.transport.outbox import guarded
+from pyzmp.transport.waiters import Deliveries, Waiter, settle
 
 OWN = 64  # sessions of threads' own over sockets that a process has, at most; the rest share
 IDLE = 1.0  # seconds after which a thread's own session may be closed to make room for another
-SLACK = 0.1  # seconds after its deadline in which a call over a shared session has its outcome
 LINGER = 1.0  # seconds that one-way calls have to leave when the process ends
-_FOREVER = threading.TIMEOUT_MAX / 2
+ANSWER = 0.25  # and those that have left to be answered for, so that what goes wrong at once is known
+ENDED = "pyzmp has ended in this process"
 
 log = logging.getLogger("pyzmp.call")
 
@@ -62,7 +63,9 @@ class Sessions:
         self._local = threading.local()
         self._shared: _Lines = {}
         self._asked: deque[tuple[Target, Ask, Callable[[Event], object], Begun]] = deque()
-        self._waking = False
+        self._woken: list[None] = []  # not empty once our thread was woken; another one for each time it looks
+        self._closed = False
+        self._pauses: set[Callable[[], object]] = set()  # what is called where `later` comes to nothing
         self._posting = 0, 0  # one-way calls that were asked and have not begun, and their bytes
         self._near: dict[asyncio.AbstractEventLoop, _Near] = {}
 
@@ -78,10 +81,10 @@ class Sessions:
         line = own.line(target)
         if line is not None:
             return line.ask(ask)
-        waiter, begun = _Waiter(), Begun()
-        self._asked.append((target, ask, waiter.settle, begun))
-        self._wake()  # whatever was asked before: that may be interrupted by this, and never go on
+        waiter, begun = Waiter(), Begun()
         try:
+            self._asked.append((target, ask, waiter.settle, begun))
+            self._wake()
             return waiter.outcome(ask)
         except BaseException:  # a Ctrl-C
             self.give_up(begun)
@@ -99,8 +102,7 @@ class Sessions:
         """Begin a call on the shared session; *done* gets what comes of it, in the runtime's thread."""
         begun = Begun()
         self._asked.append((target, ask, done, begun))
-        if not self._waking:
-            self._waking = True
+        if not self._woken:
             self._wake()
         return begun
 
@@ -123,9 +125,20 @@ class Sessions:
         """Send what belongs to a stream that was begun by `submit`; the number of its call is filled in."""
         self._in_loop(begun.tell, message, buffers)
 
-    def later(self, seconds: float, callback: Callable[[], object]) -> None:
-        """Call back in our thread, in so many *seconds*."""
-        self._in_loop(self._loop.call_later, seconds, callback)
+    def later(self, seconds: float, callback: Callable[[], object], ended: Callable[[], object]) -> None:
+        """Call back in our thread, in so many *seconds*; *ended* instead, where pyzmp ends in this process before."""
+        def due() -> None:
+            if ended in self._pauses:
+                self._pauses.remove(ended)
+                callback()
+        self._pauses.add(ended)
+        self._in_loop(self._loop.call_later, seconds, due)
+        if self._closed:
+            self._end_pauses()
+
+    def _end_pauses(self) -> None:
+        while self._pauses:
+            guarded(self._pauses.pop())
 
     def _in_loop(self, callback: Callable[..., object], *args: object) -> None:
         with contextlib.suppress(RuntimeError):  # the runtime has been closed, and the sessions with it
@@ -133,13 +146,18 @@ class Sessions:
 
     def _wake(self) -> None:
         """Have the runtime's thread begin what was asked."""
+        woken = self._woken
         try:
             self._loop.call_soon_threadsafe(self._start_asked)
         except RuntimeError:  # the runtime has been closed
-            self._waking = False
-            while self._asked:
-                _, ask, done, _ = self._asked.popleft()
-                guarded(done, died(ask, "pyzmp has ended in this process", executed=False))
+            self._end_asked()
+        else:
+            woken.append(None)  # only now: what is asked meanwhile, by a signal's handler, wakes for itself
+
+    def _end_asked(self) -> None:
+        while self._asked:
+            _, ask, done, _ = self._asked.popleft()
+            guarded(done, died(ask, ENDED, executed=False))
 
     async def acall(self, target: Target, ask: Ask) -> Outcome:
         """Make a call and await its one outcome."""
@@ -151,7 +169,7 @@ class Sessions:
         future: asyncio.Future[Any] = loop.create_future()
         if target.address.startswith("memory:"):
             line = self._attached(lines, loop, target)
-            call = line.start(ask, lambda event: _settle(future, event))
+            call = line.start(ask, lambda event: settle(future, event))
             give_up: Callable[[], object] = functools.partial(line.cancel, call)
         else:
             begun = self.submit(target, ask, lambda event: deliveries.put(future, event))
@@ -164,7 +182,7 @@ class Sessions:
 
     def _near_to(self, loop: asyncio.AbstractEventLoop) -> _Near:
         """What the calls of *loop* need, made now; what loops that are closed needed is forgotten."""
-        near: _Near = _Deliveries(loop), {}
+        near: _Near = Deliveries(loop), {}
         with self._lock:
             known = {**self._near, loop: near}
             self._near = {other: kept for other, kept in known.items() if not other.is_closed()}
@@ -185,7 +203,9 @@ class Sessions:
         return line
 
     def _start_asked(self) -> None:
-        self._waking = False  # first: what is asked from now on wakes again
+        self._woken = []  # first: what is asked from now on wakes again
+        if self._closed:
+            self._end_asked()
         while self._asked:
             target, ask, done, begun = self._asked.popleft()
             try:
@@ -205,12 +225,18 @@ class Sessions:
             own.close()
 
     async def close_shared(self) -> None:
-        """Close the shared sessions, in their loop's thread, once the one-way calls have left; at most `LINGER`."""
-        over = time.monotonic() + LINGER
-        while (self._asked or any(line.holds for line in self._shared.values())) and time.monotonic() < over:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+        """Close the shared sessions, in their loop's thread, once the one-way calls have left; at most `LINGER`.
+
+        Of those that have left it waits for what becomes of them, `ANSWER` at most.  Whatever is under way then
+        ends: no future is left without an outcome.
+        """
+        await _while(lambda: bool(self._asked) or any(line.holds for line in self._shared.values()), LINGER)
+        await _while(lambda: any(line.posted and not line.holds for line in self._shared.values()), ANSWER)
+        self._closed = True
         for line in list(self._shared.values()):
             line.close()
+        self._end_asked()
+        self._end_pauses()
 
     def close_inherited(self) -> None:
         """In a forked child: fail the futures of the parent's calls, whose callbacks are the parent's."""
@@ -285,12 +311,17 @@ class _OwnLines:
             self._asked.add(place)
             return None
         line = self._sessions.line(target)
-        if not near and (line.ended or not self._sessions.reserve(line)):  # no socket, or another thread was faster
-            line.close()
-            return None
-        self._asked.discard(place)
-        self._lines[place] = line
-        self._used[place] = time.monotonic()
+        try:
+            if not near and (line.ended or not self._sessions.reserve(line)):  # no socket, or another thread was faster
+                line.close()
+                return None
+            self._asked.discard(place)
+            self._used[place] = time.monotonic()
+            self._lines[place] = line
+        except BaseException:  # a Ctrl-C
+            self._sessions.own.discard(line)
+            line.abandon()
+            raise
         return line
 
     def close(self) -> None:
@@ -313,10 +344,11 @@ class _OwnLines:
         return True
 
     def _drop(self, place: tuple[str, str]) -> None:
-        line = self._lines.pop(place, None)
-        self._used.pop(place, None)
+        line = self._lines.get(place)
         if line is not None:
-            self._sessions.own.discard(line)
+            self._sessions.own.discard(line)  # first: a Ctrl-C behind this costs no room
+            self._lines.pop(place, None)
+            self._used.pop(place, None)
             line.close()
 
     def _sweep(self) -> None:
@@ -332,57 +364,17 @@ class _OwnLines:
             self.close()
 
 
-class _Deliveries:
-    """Outcomes on their way from the runtime's thread to the futures of one loop, woken once for many."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._waiting: deque[tuple[asyncio.Future[Any], Event]] = deque()
-        self._asked = False
-
-    def put(self, future: asyncio.Future[Any], outcome: Event) -> None:
-        self._waiting.append((future, outcome))
-        if not self._asked:
-            self._asked = True
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                self._loop.call_soon_threadsafe(self._deliver)
-
-    def _deliver(self) -> None:
-        self._asked = False  # first: what is put from now on asks again
-        while self._waiting:
-            future, outcome = self._waiting.popleft()
-            _settle(future, outcome)
-
-
-class _Waiter:
-    """One outcome, for a thread that blocks."""
-
-    __slots__ = ("_lock", "_outcome")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def settle(self, outcome: Any) -> None:
-        self._outcome: Outcome = outcome
-        self._lock.release()
-
-    def outcome(self, ask: Ask) -> Outcome:
-        """The outcome of *ask*; should the runtime's thread not give it in time, that it did not."""
-        left = ask.deadline.remaining(time.monotonic()) + SLACK
-        return self._outcome if self._lock.acquire(timeout=min(left, _FOREVER)) else timed_out(ask, sent=True)
+async def _while(condition: Callable[[], bool], seconds: float) -> None:
+    """Wait while *condition*, at most so many *seconds*."""
+    over = time.monotonic() + seconds
+    while condition() and time.monotonic() < over:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
 
 
 _Lines = dict[tuple[str, str], Line]
-_Near = tuple[_Deliveries, _Lines]
+_Near = tuple[Deliveries, _Lines]
 
 
 def _not_posted(error: Event) -> None:
     """A one-way call could not be sent."""
     log.warning("a one-way call was lost: %s", error)
-
-
-def _settle(future: asyncio.Future[Any], outcome: Event) -> None:
-    """Give *future* its outcome as a value, unless whoever waited has gone."""
-    if not future.done() and not future.get_loop().is_closed():
-        future.set_result(outcome)

@@ -80,8 +80,8 @@ def test_a_one_way_call_gives_its_place_back_and_its_error_is_logged(caplog: pyt
         pending(caller, 2, flags=Flag.ONE_WAY).raised(ValueError("spilled"))
         pending(caller, 3, flags=Flag.ONE_WAY).refuse(Code.REFUSED, "not now")
     assert caller.sent == [Credit(0, 1, 4)] * 3
-    assert [line.rpartition("failed: ")[2] for line in caplog.messages] == ["ValueError('spilled')", "'not now'"]
-    assert all("service() of node by somebody" in line for line in caplog.messages)
+    assert [line.rpartition("failed: ")[2] for line in caplog.messages] == ["ValueError: spilled", "not now"]
+    assert all("service() of 'node' by process somebody" in line for line in caplog.messages)
 
 
 def joined(kept: Kept[Any, Any], *calls: Pending) -> list[Any]:
@@ -256,6 +256,16 @@ def test_an_item_that_cannot_be_is_the_streams_error(item: Item, error: str) -> 
         with pytest.raises(Exception, match=error):
             await anext(incoming)
         assert [number async for number in incoming] == []
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("last", [End(1), Item(1, 7, b"")])
+def test_what_comes_behind_the_end_of_a_stream_is_not_kept(last: Item | End) -> None:
+    async def run() -> None:
+        incoming = Incoming(pending(Caller(), flags=Flag.UPSTREAM), provided(asum))
+        for message in (last, End(1), Item(1, 0, codec.encode(1)[0]), Item(1, 9, b"")) * 100:
+            incoming.arrived(Parcel(message))
+        assert len(incoming._items) == 1
     asyncio.run(run())
 
 

@@ -7,7 +7,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -162,3 +162,75 @@ def test_a_worker_that_ends_after_its_node_is_logged(server: Server, caplog: pyt
     assert error.executed is True
     gate.set()
     caplog.clear()
+
+
+class Streams(pyzmp.Node):
+    kind = "entity"
+
+    @pyzmp.service
+    async def rushes(self) -> AsyncIterator[int]:
+        for self.number in range(1_000_000):
+            yield self.number
+
+    @pyzmp.service
+    async def clings(self) -> AsyncIterator[int]:
+        held.append(weakref.ref(Thing()))
+        while True:
+            try:
+                yield 1
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                held.append(weakref.ref(Thing()))
+
+    @pyzmp.service
+    def come_to(self) -> int:
+        return self.number
+
+
+def test_a_stream_that_never_waits_leaves_the_loop_to_others() -> None:
+    with Streams("streams"):
+        items = Streams.rushes.with_options(window=1_000_000)()
+        assert next(items) == 0
+        assert Streams.come_to() < 500_000
+        items.close()
+
+
+def test_a_generator_that_takes_no_notice_of_being_cancelled_is_closed_at_its_next_item(eventually: Any) -> None:
+    with Streams("streams"):
+        host = next(iter(runtime.current().hosts.values()))
+        items = Streams.clings.with_options(window=1)()
+        assert next(items) == 1
+        items.close()
+        eventually(lambda: not host.guests["streams"].running)
+
+
+def test_a_ctrl_c_in_a_service_of_the_main_threads_loop_comes_out_of_it() -> None:
+    class Interrupted(pyzmp.Node):
+        kind = "entity"
+
+        @pyzmp.service
+        async def interrupted(self) -> None:
+            await asyncio.sleep(0)
+            raise KeyboardInterrupt
+
+    node, loop = Interrupted("interrupted"), asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(node.astart())
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(Interrupted.interrupted.acall())
+        loop.run_until_complete(node.ashutdown())
+    finally:
+        loop.close()
+
+
+def test_a_call_for_which_there_is_no_thread_leaves_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+    host = next(iter(runtime.current().hosts.values()))
+    with monkeypatch.context() as patch:
+        patch.setattr(guest.threading.Thread, "start", start)
+        error = Server.blocks.submit("thread").exception(5)
+    assert "can't start new thread" in str(error)
+    assert (host.guests["server"].working, host._waiting.occupied("server")) == (0, (0, 0))
+    gate.set()
+    assert Server.blocks("again") == "again"

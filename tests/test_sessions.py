@@ -13,8 +13,9 @@ from msgspec.structs import replace
 
 import pyzmp
 from pyzmp import runtime, sessions
-from pyzmp.exceptions import CallTimeout, NodeDied
-from pyzmp.protocol.calls import Ask, Outcome, Result
+from pyzmp.channels.calling import Calling
+from pyzmp.exceptions import NodeDied
+from pyzmp.protocol.calls import Ask, Outcome
 from pyzmp.protocol.deadline import Deadline
 
 
@@ -22,6 +23,10 @@ class Lamp(pyzmp.Node):
     @pyzmp.service
     def add(self, n: int) -> int:
         return n + 1
+
+    @pyzmp.service
+    def fail(self) -> None:
+        raise ValueError
 
 
 def test_a_threads_session_ends_with_the_thread(eventually: Callable[..., None]) -> None:
@@ -96,7 +101,7 @@ def test_a_call_made_while_the_shared_session_is_being_woken_is_not_forgotten() 
     with Lamp("lamp", "tcp://127.0.0.1:*", kind="thread"):
         here = runtime.current().sessions
         Lamp.add(1)
-        here._waking = True  # as when a signal comes between the two steps of another call
+        here._woken.append(None)  # as when another thread has woken it just now
         here._local.lines = sessions._OwnLines(here)
         assert Lamp.add.with_options(timeout=1)(1) == 2
 
@@ -196,15 +201,6 @@ def test_a_future_is_forgotten_once_it_has_ended(eventually: Callable[..., None]
         eventually(lambda: not known)
 
 
-def test_a_blocked_thread_is_told_even_if_the_runtime_is_not_there() -> None:
-    began = time.monotonic()
-    assert isinstance(sessions._Waiter().outcome(ask(0.05)), CallTimeout)
-    assert time.monotonic() - began < 0.5
-    waiter = sessions._Waiter()
-    waiter.settle(Result(b"there"))
-    assert waiter.outcome(ask(1e12)) == Result(b"there")
-
-
 def test_each_call_has_an_outcome_whatever_is_wrong(eventually: Callable[..., None]) -> None:
     with Lamp("lamp", "tcp://127.0.0.1:*", kind="thread"):
         here, outcomes = runtime.current().sessions, list[Outcome]()
@@ -218,3 +214,81 @@ def test_each_call_has_an_outcome_whatever_is_wrong(eventually: Callable[..., No
     for outcome in outcomes:
         assert isinstance(outcome, NodeDied)
         assert outcome.executed is False
+
+
+class Turned:
+    """The runtime's loop, where *before* is called instead of the first wake."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, before: Callable[[], object]) -> None:
+        self._loop, self._before = loop, [before]
+
+    def call_soon_threadsafe(self, *args: Any) -> Any:
+        if self._before:
+            self._before.pop()()
+        return self._loop.call_soon_threadsafe(*args)
+
+
+def test_a_call_interrupted_while_it_wakes_the_runtime_silences_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+    with Lamp("lamp", "tcp://127.0.0.1:*", kind="thread"):
+        here = runtime.current().sessions
+        assert Lamp.add.submit(0).result(5) == 1
+        monkeypatch.setattr(here, "_loop", Turned(here._loop, interrupt))
+        with pytest.raises(KeyboardInterrupt):
+            Lamp.add.submit(1)
+        assert Lamp.add.submit(2).result(5) == 3
+
+
+def test_a_signals_handler_may_wait_for_a_call_while_another_one_wakes_the_runtime(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    with Lamp("lamp", "tcp://127.0.0.1:*", kind="thread"):
+        here, inner = runtime.current().sessions, []
+        assert Lamp.add.submit(0).result(5) == 1
+        monkeypatch.setattr(here, "_loop", Turned(here._loop, lambda: inner.append(Lamp.add.submit(1).result(5))))
+        assert Lamp.add.submit(2).result(5) == 3
+        assert inner == [2]
+
+
+def test_a_future_whose_call_was_to_be_made_again_ends_with_the_runtime(monkeypatch: pytest.MonkeyPatch,
+                                                                        eventually: Callable[..., None]) -> None:
+    monkeypatch.setattr(Calling, "again", lambda self, error: 60.0)
+    with Lamp("lamp", kind="thread"):
+        here = runtime.current().sessions
+        future = Lamp.fail.submit()
+        eventually(lambda: here._pauses)
+        assert not future.done()
+    late: list[str] = []
+    runtime.reset()
+    error = future.exception(0)
+    assert isinstance(error, NodeDied)
+    assert error.executed is False
+    here.later(0, lambda: late.append("due"), lambda: late.append("ended"))
+    assert late == ["ended"]
+
+
+class Ledger(pyzmp.Node):
+    @pyzmp.service(worker=True)
+    def note(self, gate: int) -> None:
+        GATES[gate].wait(5)
+
+
+GATES = [threading.Event(), threading.Event()]
+
+
+def test_the_end_waits_a_moment_for_what_becomes_of_one_way_calls() -> None:
+    with Ledger("ledger", "tcp://127.0.0.1:*", kind="thread"):
+        here = runtime.current()
+        for gate, answered in ((0, True), (1, False)):
+            GATES[gate].clear()
+            Ledger.note.post(gate)
+            timer = threading.Timer(0.05, GATES[gate].set if answered else lambda: None)
+            timer.start()
+            began = time.monotonic()
+            here.run(here.sessions.close_shared())
+            assert GATES[gate].is_set() is answered
+            assert (time.monotonic() - began < 0.9 * sessions.ANSWER) is answered
+            assert time.monotonic() - began < sessions.LINGER
+            timer.join()
+            here.sessions._closed = False
+        GATES[1].set()

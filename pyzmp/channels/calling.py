@@ -22,7 +22,7 @@ from pyzmp.exceptions import (
 )
 from pyzmp.protocol import codec
 from pyzmp.protocol.deadline import Deadline
-from pyzmp.protocol.envelope import Flag, Lane
+from pyzmp.protocol.envelope import LANES, Flag, Lane
 from pyzmp.protocol.facts import Trait
 from pyzmp.protocol.outcomes import Ask, Outcome, Result, closes
 from pyzmp.protocol.retry import Attempts
@@ -83,7 +83,8 @@ class Calling:
         self._last = target
         self.incoming = Inflow(*((self._window,) if self._window else ())) if self._flags & Flag.STREAM else None
         return target, Ask(target.node, self.channel.name, self._body or b"", self._buffers,
-                           Deadline(self._began + self._limit), self._limit, target.incarnation, self._flags, chain,
+                           Deadline(self._began + self._limit), self._limit, target.incarnation, self._flags,
+                           () if self.incoming is not None else chain,  # who will wait for items is not known
                            self._key, self._waits, self.incoming)
 
     def again(self, error: Exception) -> float | None:
@@ -135,7 +136,7 @@ class Calling:
         node = running_node.get()
         what = (f"{outer.service}() of {outer.node!r}" if outer is not None and not outer.over else
                 f"node {node.name!r}" if node is not None else "code on a loop with nodes")
-        return *chain, Lane(lane, what)
+        return (*chain, Lane(lane, what))[-LANES:]
 
     def _chosen(self, targets: Sequence[Target], chain: tuple[Lane, ...], blocking: bool) -> Target:
         if self._attempts is not None:

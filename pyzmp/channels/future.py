@@ -33,6 +33,7 @@ class CallFuture(Future[T]):
         self._pending.add(self)
         self.once = threading.RLock()  # held while it ends
         self.give_up: Callable[[], object] = lambda: None  # tells the node
+        self._gave_up = False
         self._report: Outcome | None = None
 
     @property
@@ -69,8 +70,15 @@ class CallFuture(Future[T]):
                 self.set_running_or_notify_cancel()  # tells those who wait for one of several futures
         if cancelled and not before:
             self._pending.discard(self)
+            self._gave_up = True
             self.give_up()
         return cancelled
+
+    def gives_up(self, give_up: Callable[[], object]) -> None:
+        """Have `cancel` tell the node by *give_up*, which is called now where that has been."""
+        self.give_up = give_up
+        if self._gave_up:  # not `cancelled`, which takes a lock: who interrupts this may wait for our runtime's thread
+            give_up()
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """As `concurrent.futures.Future.add_done_callback`; an exit is logged as errors are, but in the main thread."""

@@ -17,12 +17,12 @@ from pyzmp.channels.future import CallFuture
 from pyzmp.channels.stream import Mapped, Stream
 from pyzmp.channels.streaming import StreamService
 from pyzmp.channels.upload import afeed, feed
-from pyzmp.exceptions import CallTimeout
+from pyzmp.exceptions import CallTimeout, NodeDied
 from pyzmp.protocol.deadline import seconds
 from pyzmp.protocol.envelope import Flag
 from pyzmp.protocol.facts import Trait
 from pyzmp.protocol.outcomes import Ask, Event, Outcome, Result
-from pyzmp.sessions import Target
+from pyzmp.sessions import ENDED, Target
 
 __all__ = ["Declared", "Service", "by_name", "discover_by_name"]
 
@@ -184,8 +184,9 @@ class _Submitted:
             threading.Thread(target=self._feed, args=(target, ask), name="pyzmp-upload", daemon=True).start()
 
     def _begin(self, target: Target, ask: Ask) -> None:
-        begun = self._calling.here.sessions.submit(target, ask, self._done)
-        self.future.give_up = lambda: self._calling.here.sessions.give_up(begun)
+        sessions = self._calling.here.sessions
+        begun = sessions.submit(target, ask, self._done)
+        self.future.gives_up(lambda: sessions.give_up(begun))
 
     def _feed(self, target: Target, ask: Ask) -> None:
         try:
@@ -201,7 +202,7 @@ class _Submitted:
             pause = self._calling.again(outcome)
             if pause is not None:
                 before = outcome
-                self._calling.here.sessions.later(pause, lambda: self._again(before))
+                self._calling.here.sessions.later(pause, lambda: self._again(before), self._ended)
                 return
             outcome = self._calling.concluded(outcome)
         self.future.settle(outcome)
@@ -215,6 +216,12 @@ class _Submitted:
             self._begin(*self._calling.attempt(self._calling.channel.seen(), blocking=False))
         except Exception as error:  # nobody provides it any more
             self.future.settle(error)
+
+    def _ended(self) -> None:
+        """There is no next attempt, because the runtime ends."""
+        name = self._calling.channel.name
+        self.future.settle(self._calling.concluded(NodeDied(f"{ENDED} before {name}() was called again", service=name,
+                                                            executed=False)))
 
 
 def discover_by_name(name: str, timeout: float | None = None, minimum_providers: int = 1) -> Service[..., Any] | None:

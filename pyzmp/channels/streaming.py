@@ -19,11 +19,12 @@ from pyzmp.channels.calling import Calling
 from pyzmp.channels.channel import Channel, Declared, count
 from pyzmp.channels.stream import Stream
 from pyzmp.channels.upload import Upload
-from pyzmp.exceptions import CallTimeout, InvalidCall
+from pyzmp.exceptions import CallTimeout, DeadlockError, InvalidCall, NodeDied
 from pyzmp.protocol.envelope import Credit, Flag, Item, Parcel
 from pyzmp.protocol.outcomes import Ask, Event, Result, size_of, timed_out
 from pyzmp.protocol.streams import Inflow
-from pyzmp.sessions import SLACK, Begun, Target
+from pyzmp.sessions import Begun, Target
+from pyzmp.transport.waiters import SLACK
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -76,6 +77,7 @@ class Streamed(Stream[R_co]):
 
     The call is made by the first iteration.  An error ends the stream; so does `close`, after which the
     service is told to end: its generator is closed.  A stream that nobody holds any more is closed too.
+    In a forked child a stream of the parent's raises NodeDied, and to close it does nothing.
     """
 
     def __init__(self, channel: Channel[Any, Any], args: Sequence[Any], kwargs: dict[str, Any], *,
@@ -86,6 +88,7 @@ class Streamed(Stream[R_co]):
         self._calling: Calling | None = None
         self._begun: Begun | None = None
         self._asked: Ask | None = None
+        self._loop = ""  # where the service runs
         self._opened = False
         self._over = False
         self._sending: asyncio.Task[None] | None = None  # held, so that it goes on
@@ -94,9 +97,12 @@ class Streamed(Stream[R_co]):
 
     def __next__(self) -> R_co:
         while not self._over:
+            self._check_process()
             if self._begun is None:
                 calling = self._call()
                 self._open(*calling.attempt(self._channel.looked(calling.left), blocking=True))
+            if not len(self._events):
+                self._check_waiting()
             try:
                 event = self._events.take(self._waits())
             except TimeoutError:
@@ -110,6 +116,7 @@ class Streamed(Stream[R_co]):
 
     async def __anext__(self) -> R_co:
         while not self._over:
+            self._check_process()
             if self._begun is None:
                 calling = self._call()
                 self._open(*calling.attempt(await self._channel.alooked(calling.left), blocking=False))
@@ -132,7 +139,7 @@ class Streamed(Stream[R_co]):
     def _open(self, target: Target, ask: Ask) -> None:
         """Make an attempt."""
         calling = self._call()
-        self._asked = ask
+        self._asked, self._loop = ask, target.loop
         sessions = calling.here.sessions
         if calling.source is not None and not hasattr(calling.source, "__iter__") and not asyncio._get_running_loop():
             raise InvalidCall(f"{ask.service}(): an async iterable can be sent by a coroutine only; iterate over the "
@@ -176,6 +183,22 @@ class Streamed(Stream[R_co]):
         self._calling.finished(event)
         return 0.0
 
+    def _check_process(self) -> None:
+        """Raise NodeDied in a forked child: what arrives goes to the parent."""
+        if self._calling is not None and not self._calling.here.is_ours():
+            self._over = True
+            raise NodeDied(f"the process was forked while the stream of {self._channel.name}() was under way; what is "
+                           "left of it goes to the parent", service=self._channel.name, executed=None)
+
+    def _check_waiting(self) -> None:
+        """Raise DeadlockError where to block would hold up the loop that gives the next item, or hands it on."""
+        assert self._calling is not None
+        if self._calling.here.runs(self._loop):
+            self.close()
+            raise DeadlockError(f"to wait here for the next item of {self._channel.name}() blocks the very loop that "
+                                "is to give it; iterate in async for, or with await anext(…)",
+                                service=self._channel.name, executed=True if self._opened else None)
+
     def _waits(self) -> float:
         """How long to wait for what comes next."""
         assert self._calling is not None
@@ -200,11 +223,11 @@ class Streamed(Stream[R_co]):
     def close(self) -> None:
         """Give up what has not arrived: the service is told to end, and its generator is closed."""
         over, self._over = self._over, True
-        if not over and self._begun is not None and self._calling is not None:
+        if not over and self._begun is not None and self._calling is not None and self._calling.here.is_ours():
             self._calling.here.sessions.give_up(self._begun)
 
     def __del__(self) -> None:
-        if not getattr(self, "_over", True) and self._calling is not None and self._calling.here.is_ours():
+        if not getattr(self, "_over", True):
             self.close()
 
     def __repr__(self) -> str:

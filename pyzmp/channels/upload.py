@@ -16,10 +16,11 @@ from pyzmp.channels.future import CallFuture
 from pyzmp.exceptions import InvalidCall
 from pyzmp.protocol import codec
 from pyzmp.protocol.envelope import Credit, End, Item, Parcel
-from pyzmp.protocol.outcomes import Ask, Event, Outcome, size_of, timed_out
+from pyzmp.protocol.outcomes import Ask, Event, Outcome, cancelled, size_of, timed_out
 from pyzmp.protocol.schema import Signature
 from pyzmp.protocol.streams import Outflow
-from pyzmp.sessions import SLACK, Begun, Target
+from pyzmp.sessions import Begun, Target
+from pyzmp.transport.waiters import SLACK
 
 _OVER = object()
 
@@ -147,9 +148,11 @@ def feed(calling: Calling, target: Target, ask: Ask, future: CallFuture[Any] | N
         if future is not None and not isinstance(event, Parcel):
             future.settle(event)  # at once: the caller's iterable may stall
         events.put(event)
+    if future is not None and future.cancelled():
+        return cancelled(ask)
     begun = sessions.submit(target, ask, arrived)
     if future is not None:
-        future.give_up = lambda: sessions.give_up(begun)
+        future.gives_up(lambda: sessions.give_up(begun))
     return Upload(calling, begun, events).run(ask)
 
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
+
+from typing_extensions import NamedTuple
 
 from pyzmp.exceptions import MalformedMessage, RemoteError
 from pyzmp.protocol.envelope import Credit, End, Failure, Flag, Item, Opened, Parcel, Reply, Request
 from pyzmp.protocol.outcomes import Ask, Event, Outcome, Result, cancelled, died, failed, overloaded, size_of, timed_out
+from pyzmp.protocol.streams import Outflow
 
 Token = TypeVar("Token")
 
@@ -298,7 +301,7 @@ class Callee:
         self.running: dict[int, Callable[[], object]] = {}  # what stops each of the calls that run
         self.lasting: set[int] = set()  # those that go on when their caller is gone
         self._streams: dict[int, Callable[[Parcel], object]] = {}  # what takes each stream's items, end and credit
-        self._credit: dict[int, Credit] = {}  # for calls that have not begun
+        self._credit: dict[int, Outflow] = {}  # for calls that have not begun
         self._last = 0
         self._size = 0
 
@@ -323,14 +326,16 @@ class Callee:
         if take is not None:
             take(parcel)
         elif call in self.open and type(parcel.message) is Credit:  # the call waits for its turn
-            before = self._credit.get(call, Credit(call, 0))
-            self._credit[call] = Credit(call, before.items + parcel.message.items, before.size + parcel.message.size)
+            before = self._credit.get(call)
+            if before is None:
+                before = self._credit[call] = Outflow()
+            before.grant(parcel.message.items, parcel.message.size)
 
     def listen(self, call: int, take: Callable[[Parcel], object]) -> None:
         """Have *take* get what belongs to the streams of a call, and the credit that has come for it."""
         self._streams[call] = take
         if call in self._credit:
-            take(Parcel(self._credit.pop(call)))
+            take(Parcel(Credit(call, *self._credit.pop(call).left)))
 
     def answer(self, call: int) -> bool:
         """Note that a call is answered; False where it has been."""

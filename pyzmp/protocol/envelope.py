@@ -11,7 +11,7 @@ Values inside messages (arguments, results) are bytes here, made by `pyzmp.proto
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -23,7 +23,11 @@ FRAMES = 1024  # frames in one ZeroMQ message, at most
 SIZE = 1 << 30  # bytes of one ZeroMQ message
 HEAD = 4  # bytes before the messages of a batch, at most
 
+LANES = 64  # loops in a chain, at most
+NAME = 1024  # characters of a name, at most
+
 Buffer = bytes | bytearray | memoryview
+Name = Annotated[str, msgspec.Meta(max_length=NAME)]
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -60,8 +64,8 @@ class Goodbye(_Message, frozen=True, tag=3):
 class Lane(_Message, frozen=True):
     """A loop that is held up, and what holds it up, in words."""
 
-    loop: str
-    what: str
+    loop: Name
+    what: Name
 
 
 class Request(_Message, frozen=True, tag=4):
@@ -74,14 +78,14 @@ class Request(_Message, frozen=True, tag=4):
     """
 
     call: int
-    node: str
-    service: str
+    node: Name
+    service: Name
     remaining: float
     body: bytes
     buffers: int = 0
     incarnation: tuple[int, int] = (0, 0)
     flags: int = 0
-    chain: tuple[Lane, ...] = ()
+    chain: Annotated[tuple[Lane, ...], msgspec.Meta(max_length=LANES)] = ()
     key: bytes = b""
 
 

@@ -10,7 +10,7 @@ from pyzmp.exceptions import MalformedMessage
 
 WINDOW_ITEMS = 256
 WINDOW_SIZE = 1 << 20
-MAX_CREDIT = 1 << 40  # items or bytes that one grant may give
+MAX_CREDIT = 1 << 32  # items or bytes that one grant may give
 
 
 class Outflow:
@@ -26,12 +26,17 @@ class Outflow:
         """Whether an item may be sent now."""
         return self._items > 0 and self._size > 0
 
+    @property
+    def left(self) -> tuple[int, int]:
+        """The items and bytes that are granted and not used."""
+        return self._items, self._size
+
     def grant(self, items: int, size: int) -> None:
         """Add what the receiver says that it has room for; raises MalformedMessage where that cannot be."""
         if not (0 <= items <= MAX_CREDIT and 0 <= size <= MAX_CREDIT):
             raise MalformedMessage(f"a credit of {items} items and {size} bytes; each must be from 0 to {MAX_CREDIT}")
-        self._items += items
-        self._size += size
+        self._items = min(self._items + items, MAX_CREDIT)
+        self._size = min(self._size + size, MAX_CREDIT)
 
     def take(self, size: int) -> int:
         """The number of the next item, which has *size* bytes and takes its credit; ValueError without `room`."""

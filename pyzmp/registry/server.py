@@ -239,12 +239,12 @@ def _inode(path: str) -> int:
 
 
 async def _watch(domain: Domain, counter: int) -> str:
-    """Return, with the reason, when a later registry lives or the directory is not the one it was."""
+    """Return, with the reason, when there is or was a later registry, or the directory is not the one it was."""
     directory = _inode(domain.path)
     while True:
         await asyncio.sleep(BEAT)
-        later = domain.current(counter)
-        if later is not None:
+        later = max(domain.counters(), default=0)
+        if later > counter:  # though it be dead by now: its members have seen its epoch, and go back to none
             return f"superseded by registry {later}"
         try:
             if _inode(domain.path) != directory:

@@ -11,7 +11,7 @@ import stat
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -26,6 +26,7 @@ SPARE = 64  # descriptors left to the user's own files
 MOST = 65000  # sockets that ZeroMQ takes care of
 ANY = ""  # stands for a host that is not known by number
 LINGER = 500  # milliseconds in which what was sent may still leave, once a socket is closed
+Watched = tuple[zmq.Socket[bytes], zmq.Socket[bytes], "weakref.finalize[..., object]"]
 
 
 class Context:
@@ -39,7 +40,7 @@ class Context:
         self.memory: dict[str, MemoryListener] = {}
         self._zmq: zmq.Context[zmq.Socket[bytes]] | None = None
         self._count = itertools.count()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler or a finaliser may need it too
         self._names: Counter[Any] = Counter()
         self._listening: dict[Address, int] = {}
         self._made: weakref.WeakSet[zmq.Socket[bytes]] = weakref.WeakSet()
@@ -93,6 +94,25 @@ class Context:
                     raise ConnectionError(f"ZeroMQ makes no more sockets: {error.strerror}") from error
                 self._handler.serve(security.access)
         return security
+
+    def watched(self, owner: object, kind: int, options: Iterable[tuple[int, int]], events: int) -> Watched:
+        """A new socket, one that tells of its connections, and what closes both where *owner* is lost.
+
+        That is what becomes of an owner that a Ctrl-C interrupted.  Raises ZMQError where there is no room.
+        """
+        made: zmq.Socket[bytes] | None = None
+        try:
+            made = self.socket(kind)
+            for option, value in options:
+                made.set(option, value)
+            monitor = self.monitor(made, events)
+            lost = weakref.finalize(owner, _release, made, monitor, os.getpid())
+            lost.atexit = False
+            return made, monitor, lost
+        except BaseException:
+            if made is not None:
+                _release(made, made, os.getpid())
+            raise
 
     def monitor(self, watched: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
         """A socket that receives what happens to the connections of *watched*."""
@@ -181,6 +201,18 @@ def socket_name(address: Address) -> Any:
     except ValueError:  # a name, of a host or an interface
         return ANY, int(port)
     return ANY if number.is_unspecified else str(number), int(port)
+
+
+def _release(watched: zmq.Socket[bytes], monitor: zmq.Socket[bytes], pid: int) -> None:
+    """Close both ends in the one order that does not stop ZeroMQ's thread: it would wait for a monitor that is gone.
+
+    Not in a forked child, whose copies are the parent's.
+    """
+    if pid == os.getpid():
+        with contextlib.suppress(zmq.ZMQError):  # it is closed already
+            watched.disable_monitor()
+        monitor.close(0)
+        watched.close()
 
 
 def _most_sockets() -> int:

@@ -37,7 +37,12 @@ class Line:
     @property
     def holds(self) -> bool:
         """Whether one-way calls wait for the session to open."""
-        return bool(self._calls.posted) and not self._session.sent and not self.ended
+        return self.posted > 0 and not self._session.sent
+
+    @property
+    def posted(self) -> int:
+        """The one-way calls that are under way."""
+        return 0 if self.ended else self._calls.posted
 
     def fits(self, calls: int, size: int) -> bool:
         """Whether so many calls more, of *size* bytes in all, have a place; any thread may ask: so it was just now."""
@@ -122,7 +127,7 @@ class Line:
                 if not left:
                     self._end_due()
         except BaseException:  # a Ctrl-C, perhaps between the frames of a message
-            self.close()
+            self.abandon()
             raise
         finally:
             self.busy = False
@@ -142,6 +147,9 @@ class Line:
         self.busy = True
         try:
             self._session.catch_up()
+        except BaseException:
+            self.abandon()
+            raise
         finally:
             self.busy = False
         return not self.ended
@@ -150,6 +158,11 @@ class Line:
         """End the session; open calls end with it."""
         self._closing = True
         self._session.close()
+
+    def abandon(self) -> None:
+        """End the session where its connection may be between two frames: nothing is read, and nothing said."""
+        self._closing = True
+        self._session.abandon()
 
     def _arrived(self, parcel: Parcel) -> None:
         found = self._calls.receive(parcel)

@@ -25,7 +25,7 @@ from msgspec.structs import replace
 from pyzmp.exceptions import AddressInUse, InvalidAddress
 from pyzmp.protocol.envelope import FRAMES, SIZE, Buffer
 from pyzmp.transport.address import Address, parse
-from pyzmp.transport.context import Context
+from pyzmp.transport.context import Context, Watched
 from pyzmp.transport.refusal import ASKING, Refusal
 from pyzmp.transport.security import REFUSED, Guests, secure_caller, secure_listener
 
@@ -84,7 +84,7 @@ class Connection:
         self.ended: str | None = None
         self._context = context
         security = context.security_for(address)
-        self._socket, self._monitor = _watched(context, zmq.DEALER, address, _CALLER_EVENTS)
+        self._socket, self._monitor, self._lost = _watched(self, context, zmq.DEALER, address, _CALLER_EVENTS)
         if security is not None:
             secure_caller(self._socket, security.keys, address.key)
         own = security.keys.public if security is not None else ""
@@ -183,6 +183,7 @@ class Connection:
         self._socket.disable_monitor()
         self._monitor.close(0)
         self._socket.close(0 if lost else None)
+        self._lost.detach()
 
 
 class Listener:
@@ -199,8 +200,8 @@ class Listener:
         self._known: set[bytes] = set()
         try:
             security = context.security_for(address, listens=True)
-            self._socket, self._monitor = _watched(context, zmq.ROUTER, address, zmq.EVENT_DISCONNECTED | _CLOSED | (
-                REFUSED if security is not None else 0))
+            events = zmq.EVENT_DISCONNECTED | _CLOSED | (REFUSED if security is not None else 0)
+            self._socket, self._monitor, self._lost = _watched(self, context, zmq.ROUTER, address, events)
         except ConnectionError as error:
             raise AddressInUse(errno.EMFILE, f"{address} cannot be bound: {error}") from error
         self.guests: Guests | None = None
@@ -315,21 +316,15 @@ class Listener:
             if _event_of(self._monitor)[0] & _CLOSED:
                 break
         self._monitor.close(0)
+        self._lost.detach()
 
 
-def _watched(context: Context, kind: int, address: Address,
-             events: int) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
-    """A socket for *address*, and the one that tells of its connections.  ConnectionError where there is no room."""
-    made: zmq.Socket[bytes] | None = None
+def _watched(owner: object, context: Context, kind: int, address: Address, events: int) -> Watched:
+    """As `Context.watched`, with the options of a link to *address*.  ConnectionError where there is no room."""
+    options = (*_OPTIONS, (zmq.IPV6, address.rest.startswith("[")))
     try:
-        made = context.socket(kind)
-        for option, value in _OPTIONS:
-            made.set(option, value)
-        made.set(zmq.IPV6, address.rest.startswith("["))
-        return made, context.monitor(made, events)
+        return context.watched(owner, kind, options, events)
     except zmq.ZMQError as error:
-        if made is not None:
-            made.close(0)
         raise ConnectionError(f"ZeroMQ makes no more sockets: {error.strerror}") from error
 
 

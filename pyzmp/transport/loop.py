@@ -54,7 +54,11 @@ class Session:
         self._held: list[tuple[Message, Sequence[Buffer], float]] = []  # and since when
         self._loop: asyncio.AbstractEventLoop | None = None
         self._link = _connect(context, parsed)
-        self._outbox = Outbox(self._transmit, Turn(None))
+        try:
+            self._outbox = Outbox(self._transmit, Turn(None))
+        except BaseException:  # a Ctrl-C: nobody else would close it
+            self._link.close()
+            raise
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let *loop*, which is the running one, pump from now on."""
@@ -133,6 +137,10 @@ class Session:
         if self.ended is None and self._greeted:
             self._outbox.put(Goodbye("closed by the caller"), ())
             self._outbox.flush()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """End the session without a word, and without a look at what has come, which may be half read."""
         self._end("the session was closed here")
 
     def _greet(self) -> None:

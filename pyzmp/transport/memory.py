@@ -29,7 +29,7 @@ class _Waker:
         self._asleep.acquire()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._callback: Callable[[], object] = lambda: None
-        self._asked = False
+        self._woken: list[None] = []  # not empty once the loop was woken; another one for each of its turns
 
     def attach(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
         self._callback, self._loop = callback, loop
@@ -41,17 +41,17 @@ class _Waker:
         if loop is None:
             with contextlib.suppress(RuntimeError):  # awake already
                 self._asleep.release()
-        elif not self._asked:
-            self._asked = True
+        elif not self._woken:
+            woken = self._woken
             try:
                 loop.call_soon_threadsafe(self._turn)
             except RuntimeError:
-                self._asked = False
                 return False
+            woken.append(None)  # only now: what a signal handler sends meanwhile wakes for itself
         return True
 
     def _turn(self) -> None:
-        self._asked = False  # before the callback looks: what comes after its look asks again
+        self._woken = []  # before the callback looks: what comes after its look wakes again
         self._callback()
 
     def wait(self, timeout: float) -> None:

@@ -156,8 +156,8 @@ def test_an_error_is_logged_at_the_node_and_is_nothing_to_the_caller(home: Any, 
     Ledger.note.post("goes on")
     eventually(Ledger.errors)
     (line,) = Ledger.errors()
-    assert "the one-way call of fail() of ledger by" in line
-    assert "failed: ValueError('out of ink')" in line
+    assert "the one-way call of fail() of 'ledger' by process" in line
+    assert "failed: ValueError: out of ink" in line
     assert Ledger.said() == ["out of ink", "goes on"]
     by_name = pyzmp.discover("note")
     assert by_name is not None

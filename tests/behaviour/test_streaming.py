@@ -541,6 +541,81 @@ def test_a_loop_takes_the_streams_of_its_own_nodes_in_async_for() -> None:
     asyncio.run(run())
 
 
+def test_a_stream_that_was_begun_in_async_for_cannot_be_waited_for_on_its_own_loop() -> None:
+    async def run() -> None:
+        async with Tap("tap", kind="entity"):
+            items = Tap.dry(1)
+            assert await anext(items) == 0
+            with pytest.raises(DeadlockError) as caught:
+                next(items)
+            assert caught.value.executed is True
+            assert await collected(items) == []
+            while await Tap.said.acall() != ["closed"]:
+                pass
+    asyncio.run(run())
+
+
+class Asker(pyzmp.Node):
+    @pyzmp.service
+    def begin(self) -> int:
+        self.items = Giver.give()
+        return next(self.items)
+
+    @pyzmp.service
+    def answer(self) -> int:
+        return 42
+
+    @pyzmp.service(worker=True)
+    def rest(self) -> list[int]:
+        return list(self.items)
+
+
+class Giver(pyzmp.Node):
+    begun = threading.Event()
+
+    @pyzmp.service
+    def give(self) -> Iterator[int]:
+        yield 1
+        self.begun.wait(5)
+        yield Asker.answer()
+
+
+def test_a_stream_may_call_whoever_waited_only_for_its_beginning() -> None:
+    with Asker("asker", kind="thread"), Giver("giver", kind="thread"):
+        Giver.begun.clear()
+        assert Asker.begin() == 1
+        Giver.begun.set()
+        assert Asker.rest() == [42]
+
+
+def test_a_forked_child_hears_that_its_parents_streams_are_not_its_own(script: Any) -> None:
+    result = script("""
+import os, signal, pyzmp
+from collections.abc import Iterator
+
+class Tap(pyzmp.Node):
+    @pyzmp.service
+    def numbers(self) -> Iterator[int]:
+        yield from range(100)
+
+with Tap("tap"):
+    items, left = Tap.numbers.with_options(window=2)(), Tap.numbers()
+    print(next(items), next(left))
+    pid = os.fork()
+    if not pid:
+        signal.alarm(5)
+        left.close()
+        try:
+            next(items)
+        except pyzmp.NodeDied as error:
+            print("child:", error.executed, list(items), list(left), flush=True)
+        os._exit(0)
+    print("status", os.waitpid(pid, 0)[1])
+    print("parent:", sum(items), sum(left))
+""")
+    assert result.out == "0 0\nchild: None [] []\nstatus 0\nparent: 4950 4950\n", result.err
+
+
 def test_a_stream_and_a_single_result_are_told_apart(home: Any) -> None:
     home.start(Tap("tap"))
     by_name: Any = pyzmp.discover("plain")

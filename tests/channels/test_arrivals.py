@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from typing import Any
 
 import pytest
 
+from pyzmp.channels import arrivals as arrivals_module
 from pyzmp.channels.arrivals import Arrivals
 
 
@@ -103,3 +105,33 @@ def test_a_cancelled_wait_does_not_wake_the_next_one_in_vain() -> None:
         arrivals.put(1)
         return await second
     assert asyncio.run(run()) == 1
+
+
+def test_whatever_is_interrupted_others_can_put() -> None:
+    arrivals: Arrivals[int] = Arrivals()
+    put: list[int] = []
+
+    def interrupt(frame: Any, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename == arrivals_module.__file__:
+            put.append(len(put))
+            other = threading.Thread(target=arrivals.put, args=(put[-1],))  # what a handler here may wait for
+            other.start()
+            other.join(5)
+            assert not other.is_alive()
+            return interrupt
+        return None
+
+    async def take() -> int:
+        return await arrivals.atake(5)
+    before = sys.gettrace()
+    sys.settrace(interrupt)
+    try:
+        got = [arrivals.take(5), arrivals.take(5), asyncio.run(take())]
+        arrivals.put(-1)
+    finally:
+        sys.settrace(before)
+    while len(arrivals):
+        got.append(arrivals.take(0))
+    assert got == sorted(got[:got.index(-1)]) + got[got.index(-1):]
+    assert sorted(got) == [-1, *put]
+    assert len(put) > 10

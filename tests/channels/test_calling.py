@@ -197,3 +197,19 @@ def test_a_timeout_that_crossed_another_call_says_so() -> None:
     error = crossed(CallTimeout("no answer", service="on", node="lamp", executed=None), "off() of 'switch'")
     assert str(error) == "no answer; 'lamp' was itself waiting for off() of 'switch', so neither could answer"
     assert (error.service, error.node, error.executed) == ("on", "lamp", None)
+
+
+def test_the_request_of_a_stream_carries_nobody_along() -> None:
+    for service, chain in ((Lamp.on, (Lane("elsewhere", "who waits"),)), (Lamp.glow, ())):
+        outer = Call("lamp", "on", "", Deadline.after(5, time.monotonic()), (Lane("elsewhere", "who waits"),))
+        outer.begins()
+        token = serving.set(outer)
+        try:
+            flags = Flag.STREAM if service is Lamp.glow else 0
+            calling = Calling(service, (), {}, flags)
+            _, ask = calling.attempt([target(traits=Trait.STREAM if flags else 0)], blocking=False)
+            assert ask.chain == chain
+            with pytest.raises(DeadlockError):  # but to open it, somebody waits now
+                calling.attempt([target(loop="elsewhere", traits=Trait.STREAM if flags else 0)], blocking=False)
+        finally:
+            serving.reset(token)

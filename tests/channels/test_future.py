@@ -95,3 +95,14 @@ def test_a_loop_can_await_what_it_answers_itself() -> None:
         asyncio.get_running_loop().call_soon(future.settle, Result(b"good"))
         assert await asyncio.wrap_future(future) == b"good"
     asyncio.run(run())
+
+
+def test_the_node_is_told_also_where_the_call_was_cancelled_before_it_was_made() -> None:
+    told: list[str] = []
+    early, late = CallFuture(decode), CallFuture(decode)
+    early.cancel()
+    for future in (early, late):
+        future.gives_up(lambda: told.append("told"))
+        assert len(told) == 1
+    late.cancel()
+    assert len(told) == 2

@@ -14,11 +14,12 @@ from msgspec.structs import replace
 
 import pyzmp
 from pyzmp.channels.streaming import Streamed, StreamService
-from pyzmp.exceptions import CallTimeout, NodeDied, RemoteError
+from pyzmp.exceptions import CallTimeout, DeadlockError, NodeDied, RemoteError
 from pyzmp.protocol import codec
 from pyzmp.protocol.envelope import Item, Opened, Parcel
 from pyzmp.protocol.facts import Trait
 from pyzmp.protocol.outcomes import Result
+from pyzmp.runtime import Runtime
 from pyzmp.sessions import Begun, Sessions, Target
 
 TARGET = Target("tap", "memory://tap", "loop", (0, 1), "", Trait.STREAM)
@@ -191,3 +192,31 @@ def test_by_name_a_stream_has_the_options_of_the_handle(wire: Wire) -> None:
     assert (service.name, service.node, service.limit()) == ("numbers", "tap", 3)
     assert (service.waits, service._attempts) == (True, 2)
     assert service()._patience == 3  # type: ignore[attr-defined]
+
+
+def test_to_block_on_the_loop_that_gives_the_items_ends_the_stream(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    wire.at_once = [OPENED, item(0), item(1)]
+    items = Tap.numbers()
+    assert next(items) == 0
+    monkeypatch.setattr(Runtime, "runs", lambda self, loop: loop == "loop")
+    assert next(items) == 1  # it is there
+    with pytest.raises(DeadlockError, match="blocks the very loop") as caught:
+        next(items)
+    assert caught.value.executed is True
+    assert len(wire.given_up) == 1
+    assert list(items) == []
+
+
+def test_in_a_forked_child_a_stream_is_the_parents(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    for ask in (next, lambda items: asyncio.run(items.__anext__())):
+        wire.at_once = [OPENED, item(0), item(1)]
+        items, left = Tap.numbers(), Tap.numbers()
+        assert next(items) == next(left) == 0
+        with monkeypatch.context() as forked:
+            forked.setattr(Runtime, "is_ours", lambda self: False)
+            with pytest.raises(NodeDied, match="forked") as caught:
+                ask(items)  # type: ignore[operator]
+            assert caught.value.executed is None
+            assert list(items) == []
+            left.close()
+    assert wire.given_up == []

@@ -13,12 +13,13 @@ import pytest
 import pyzmp
 from pyzmp.channels.arrivals import Arrivals
 from pyzmp.channels.calling import Calling
-from pyzmp.channels.upload import Upload
-from pyzmp.exceptions import CallTimeout, NodeDied
+from pyzmp.channels.future import CallFuture
+from pyzmp.channels.upload import Upload, feed
+from pyzmp.exceptions import CallTimeout, Cancelled, NodeDied
 from pyzmp.protocol import codec
 from pyzmp.protocol.envelope import Credit, End, Item, Parcel
 from pyzmp.protocol.outcomes import Ask, Event, Result
-from pyzmp.sessions import Begun, Target
+from pyzmp.sessions import Begun, Sessions, Target
 
 TARGET = Target("bucket", "memory://bucket", "loop", (0, 1), "")
 DONE = Result(b"")
@@ -164,3 +165,24 @@ def test_on_a_loop_a_source_that_stalls_holds_up_nothing() -> None:
     wire.events.put(credit(10))
     assert run(*upload(wire, stalls()), "loop") is DONE
     assert ended == ["closed"]
+
+
+def test_one_that_was_cancelled_before_is_not_begun_and_one_cancelled_meanwhile_is_given_up(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    future: CallFuture[Any] = CallFuture(lambda outcome: outcome)
+    given_up: list[Begun] = []
+
+    def submit(self: Sessions, target: Target, ask: Ask, done: Callable[[Event], object]) -> Begun:
+        future.cancel()
+        done(DONE)
+        return Begun()
+    monkeypatch.setattr(Sessions, "submit", submit)
+    monkeypatch.setattr(Sessions, "give_up", lambda self, begun: given_up.append(begun))
+    calling = Calling(pyzmp.Service("fill"), (iter([]),), {})
+    _, ask = calling.attempt([TARGET], blocking=False)
+    assert feed(calling, TARGET, ask, future) is DONE
+    assert len(given_up) == 1
+    outcome = feed(calling, TARGET, ask, future)
+    assert isinstance(outcome, Cancelled)
+    assert outcome.executed is False
+    assert len(given_up) == 1

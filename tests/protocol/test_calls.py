@@ -13,7 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pyzmp.exceptions import CallError, CallTimeout, Cancelled, NodeDied, Overloaded, Refused, RemoteError
+from pyzmp.exceptions import (
+    CallError,
+    CallTimeout,
+    Cancelled,
+    MalformedMessage,
+    NodeDied,
+    Overloaded,
+    Refused,
+    RemoteError,
+)
 from pyzmp.protocol import calls
 from pyzmp.protocol.calls import SLACK, Callee, Caller, Ended
 from pyzmp.protocol.deadline import Deadline
@@ -386,6 +395,14 @@ def test_what_goes_beyond_the_window_is_told(came: list[tuple[int, bool]]) -> No
                 assert not callee.answer(call), "once"
                 del there[call]
             assert callee.open == there
+
+
+@pytest.mark.parametrize("credit", [Credit(1, -1, 0), Credit(1, 1, -5), Credit(1, 1 << 50, 1)])
+def test_credit_that_cannot_be_is_the_peers_fault_also_before_the_call_begins(credit: Credit) -> None:
+    callee = Callee()
+    callee.take(1, 0)
+    with pytest.raises(MalformedMessage, match="a credit of"):
+        callee.hand(1, Parcel(credit))
 
 
 def test_credit_that_comes_before_its_call_begins_is_kept_for_it() -> None:

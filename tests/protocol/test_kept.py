@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from pyzmp.protocol.kept import Kept, Key, Standing
+from pyzmp.protocol.kept import WAITERS, Kept, Key, Standing
 
 ENTRIES, SIZE, SECONDS = 3, 20, 10.0
 KEYS = st.tuples(st.sampled_from("pq"), st.sampled_from([b"1", b"2", b"3"]))
@@ -19,6 +20,7 @@ class Store(RuleBasedStateMachine):
         self.kept: Kept[int, str] = Kept(ENTRIES, SIZE, SECONDS)
         self.ended: list[tuple[Key, str, int, float]] = []  # with size and time, oldest first
         self.running: dict[Key, list[int]] = {}
+        self.ran: set[Key] = set()
         self.now, self.count = 0.0, 0
 
     def fresh(self) -> list[tuple[Key, str, int, float]]:
@@ -41,6 +43,9 @@ class Store(RuleBasedStateMachine):
         if answers:
             assert [found] == answers
             return
+        if key in self.ran:
+            assert found is Standing.FORGOTTEN
+            return
         assert found is (Standing.RUNNING if key in self.running else Standing.FRESH)
         self.running.setdefault(key, []).append(self.count)
 
@@ -48,8 +53,10 @@ class Store(RuleBasedStateMachine):
     def end(self, key: Key, size: int) -> None:
         answer = f"{key} at {self.now}"
         assert self.kept.end(key, answer, size, self.now) == self.running.get(key, [])
-        if key in self.running and size <= SIZE:
-            self.ended.append((key, answer, size, self.now))
+        if key in self.running:
+            self.ran.add(key)
+            if size <= SIZE:
+                self.ended.append((key, answer, size, self.now))
         self.running.pop(key, None)
         self.ended = self.fresh()
 
@@ -83,7 +90,26 @@ def test_a_call_is_run_once_and_answers_all_who_asked() -> None:
     assert [kept.begin(KEY, name, 0.0) for name in "abc"] == [Standing.FRESH, Standing.RUNNING, Standing.RUNNING]
     assert kept.end(KEY, "answer", 6, 1.0) == ["a", "b", "c"]
     assert kept.begin(KEY, "d", 30.9) == "answer"
-    assert kept.begin(KEY, "e", 31.0) is Standing.FRESH
+    assert kept.begin(KEY, "e", 31.0) is Standing.FORGOTTEN
+
+
+def test_that_a_call_ran_is_known_long_after_its_answer_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyzmp.protocol.kept.KEYS", 3)
+    kept: Kept[int, str] = Kept(entries=1)
+    keys = [("p", bytes([number])) for number in range(6)]
+    for number, key in enumerate(keys):
+        kept.begin(key, number, 0.0)
+        kept.end(key, "answer", 1, 0.0)
+    assert [kept.begin(key, 0, 1e9) for key in keys[5:]] == [Standing.FORGOTTEN]
+    assert [kept.begin(key, 0, 0.0) for key in keys[:3]] == [Standing.FRESH] * 3
+    assert [kept.begin(key, 0, 0.0) for key in keys[3:]] == [Standing.FORGOTTEN] * 3
+
+
+def test_so_many_may_wait_for_one_answer() -> None:
+    kept: Kept[int, str] = Kept()
+    standings = [kept.begin(KEY, number, 0.0) for number in range(WAITERS + 2)]
+    assert standings[1:] == [Standing.RUNNING] * (WAITERS - 1) + [Standing.CROWDED] * 2
+    assert kept.end(KEY, "answer", 1, 0.0) == list(range(WAITERS))
 
 
 def test_another_process_with_the_same_key_makes_another_call() -> None:
@@ -98,7 +124,7 @@ def test_an_answer_too_large_to_be_kept_is_given_to_those_who_wait() -> None:
     kept.end(("p", b"small"), "small", 5, 0.0)
     kept.begin(KEY, "a", 0.0)
     assert kept.end(KEY, "large", 11, 0.0) == ["a"]
-    assert kept.begin(KEY, "b", 0.0) is Standing.FRESH
+    assert kept.begin(KEY, "b", 0.0) is Standing.FORGOTTEN
     assert kept.begin(("p", b"small"), "c", 0.0) == "small", "and nothing else is forgotten for it"
 
 

@@ -20,7 +20,7 @@ import zmq
 from pyzmp.exceptions import AddressInUse
 from pyzmp.transport import context as context_module
 from pyzmp.transport.address import parse
-from pyzmp.transport.context import Context, socket_name
+from pyzmp.transport.context import Context, _release, socket_name
 from pyzmp.transport.link import Connection, Listener
 from pyzmp.transport.security import Access, Keys, Security
 
@@ -271,3 +271,15 @@ def test_without_room_for_who_is_asked_nobody_listens(room: int) -> None:
     listener = Listener(context, where)
     listener.close()
     context.close()
+
+
+def test_what_is_lost_in_a_forked_child_is_left_to_the_parent(context: Context) -> None:
+    watched = context.socket(zmq.DEALER)
+    monitor = context.monitor(watched, zmq.EVENT_ALL)
+    _release(watched, monitor, os.getpid() + 1)
+    assert not watched.closed
+    assert not monitor.closed
+    for _ in range(2):
+        _release(watched, monitor, os.getpid())
+    assert watched.closed
+    assert monitor.closed

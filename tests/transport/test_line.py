@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from pyzmp.exceptions import CallTimeout, Cancelled, InvalidCall, NodeDied, Over
 from pyzmp.protocol.deadline import Deadline
 from pyzmp.protocol.envelope import Cancel, Code, Credit, Flag, Parcel, Reply, Request
 from pyzmp.protocol.outcomes import Ask, Outcome, Result, refuse
+from pyzmp.transport import link
 from pyzmp.transport.context import Context
 from pyzmp.transport.line import Line
 from pyzmp.transport.server import Peer
@@ -160,6 +162,35 @@ def test_an_interrupted_call_leaves_a_line_that_is_over(line: Line, monkeypatch:
         line.ask(ask(body=b"silent"))
     assert line.ended
     assert len(line._calls) == 0
+
+
+def half_read(monitor: Any, whole: Callable[[Any], Any] = link._event_of) -> Any:
+    """What happened to a connection, where a Ctrl-C comes between its two frames."""
+    if threading.current_thread() is not threading.main_thread():
+        return whole(monitor)
+    monitor.recv()
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("kind", ["ipc", "tcp"])
+def test_an_interrupt_between_two_frames_comes_out_as_itself(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(link, "_event_of", half_read)
+        with pytest.raises(KeyboardInterrupt):
+            line.ask(ask())
+    assert line.ended
+    assert line._session._link._socket.closed  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", ["ipc", "tcp"])
+def test_a_look_that_is_interrupted_between_two_frames_ends_the_line(line: Line, node: Any,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    line._session.wait(5)  # until the connection is open, which its monitor tells
+    monkeypatch.setattr(link, "_event_of", half_read)
+    with pytest.raises(KeyboardInterrupt):
+        line.usable()
+    assert not line.usable()
+    assert not line.busy
 
 
 def test_a_line_is_busy_as_long_as_a_thread_waits_on_it(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:

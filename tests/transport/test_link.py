@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import os
 import random
 import signal
@@ -20,10 +22,11 @@ import zmq
 from pyzmp.exceptions import AddressInUse, InvalidAddress
 from pyzmp.protocol import envelope
 from pyzmp.protocol.envelope import Goodbye, Hello, Note, Request
-from pyzmp.transport import link
+from pyzmp.transport import link, loop
 from pyzmp.transport.address import parse
 from pyzmp.transport.context import Context
-from pyzmp.transport.link import Listener
+from pyzmp.transport.link import Connection, Listener
+from pyzmp.transport.loop import Session, session_id
 
 SERVER = """
 import asyncio, sys
@@ -346,3 +349,40 @@ def test_a_hundred_thousand_hostile_messages_leave_a_server_as_it_was(
     _, peers, malformed = map(int, server.communicate("\n")[0].split())
     assert malformed > 50_000
     assert peers <= 2
+
+
+def left_open(context: Context) -> list[object]:
+    return [made for made in context._made if not made.closed]
+
+
+def test_what_a_ctrl_c_interrupts_is_closed_and_holds_nobody_up(behind: Any, context: Context, place: Any,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    (address,) = behind(place("ipc")).addresses
+    before = len(left_open(context))
+    parsed, made = parse(address), 0
+
+    class Interrupted(Connection):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            raise KeyboardInterrupt
+
+    def interrupted(*args: Any) -> Any:
+        raise KeyboardInterrupt
+    while made < 100:
+        made += 1
+        with pytest.raises(KeyboardInterrupt):
+            Interrupted(context, parsed)
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "Outbox" if made % 2 else "soon", interrupted)
+            patch.setattr(Context, "monitor", interrupted if made % 5 == 0 else Context.monitor)
+            with contextlib.suppress(KeyboardInterrupt):
+                Session(context, address, Hello(session_id(), "test"), on_parcel=print, on_end=print)
+    gc.collect()
+    assert len(left_open(context)) == before
+    connection = Connection(context, parsed)  # over ZeroMQ's one thread for all of them
+    over = time.monotonic() + 5
+    while not connection.opened and time.monotonic() < over:
+        connection.wait(0.05)
+        connection.update()
+    assert connection.opened
+    connection.close()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from typing import Any
+
+import pytest
 
 from pyzmp.transport.address import parse
 from pyzmp.transport.context import Context
@@ -108,3 +111,29 @@ def test_nothing_is_lost_between_threads(context: Context) -> None:
             got.append(int.from_bytes(frames[0], "big"))
     thread.join()
     assert got == list(range(count))
+
+
+def test_an_interrupt_while_a_loop_is_woken_does_not_silence_it(context: Context) -> None:
+    listener, connection = pair(context)
+
+    class Loop:
+        calls = 0
+
+        def call_soon(self, callback: Any) -> None: ...
+
+        def call_soon_threadsafe(self, callback: Any) -> None:
+            Loop.calls += 1
+            if Loop.calls == 1:
+                raise KeyboardInterrupt
+            if Loop.calls == 2:  # as by a signal's handler
+                connection.send([b"inner"])
+                assert Loop.calls == 3
+    listener.attach(Loop(), print)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        connection.send([b"interrupted"])
+    connection.send([b"outer"])
+    connection.send([b"more"])
+    assert Loop.calls == 3
+    listener.waker._turn()
+    connection.send([b"again"])
+    assert Loop.calls == 4
