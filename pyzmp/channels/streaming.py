@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from typing_extensions import Self
 
@@ -54,10 +54,11 @@ class StreamService(Channel[P, R_co]):
         """The stream of what the service gives; nothing happens before it is iterated."""
         return Streamed(self, args, kwargs, patience=self._timeout, window=self._window)
 
-    def __getattr__(self, name: str) -> NoReturn:
-        if name in ("submit", "acall", "post", "map"):
-            raise AttributeError(f"{self.name}() is a stream: iterate over it, in for or in async for; not {name}()")
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    if not TYPE_CHECKING:  # to type checkers there is nothing of the kind
+        def __getattr__(self, name: str) -> Any:
+            if name in ("submit", "acall", "post", "map"):
+                raise AttributeError(f"{self.name}() is a stream: iterate over it, in for or in async for")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def with_options(self, *, timeout: float | None = None, attempts: int | None = None, wait: bool | None = None,
                      window: int | None = None) -> Self:

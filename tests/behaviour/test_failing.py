@@ -311,7 +311,7 @@ def test_unknown_names_are_told_at_once_with_the_nearest(server: Server) -> None
         assert isinstance(error, pyzmp.UnknownService)
         assert isinstance(error, LookupError)
         assert "nobody provides 'cuont' in domain" in str(error)
-        assert "1 nodes known" in str(error)
+        assert "1 node known" in str(error)
         assert "did you mean 'count'?" in str(error)
         assert error.executed is False
     assert "did you mean 'server'?" in str(_raised(Server.at("sever").count))
