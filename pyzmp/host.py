@@ -289,9 +289,9 @@ class Host:
         try:
             guest = self.guests.get(request.node)
             refusal = self._refusal(request, guest)
-            if refusal is None and not pending.deadline.remaining(time.monotonic()):
+            if refusal is None and self._waiting.late(request.node, pending.deadline.remaining(time.monotonic())):
                 refusal = refuse(request.call, Code.EXPIRED, f"{request.service}() of {request.node!r} waited for its "
-                                 "turn until its deadline, and was not begun")
+                                 "turn until it was too late for an answer in time, and was not begun")
             if refusal is not None or guest is None:
                 self._ended(pending, ran=False)
                 pending.answer(refusal or refuse(request.call, Code.REFUSED, ""))

@@ -21,6 +21,7 @@ Item = TypeVar("Item")
 
 LONG = 16  # calls that wait for a node, from which on it matters how long they will
 SPAN = 0.25  # seconds over which a pace is measured, at least
+MARGIN = 0.005  # seconds that an answer may take to its caller
 SOONEST = 0.01  # seconds after which to come again, at the earliest
 UNKNOWN = 0.05  # the same, where no pace is known
 
@@ -156,6 +157,15 @@ class Admission(Generic[Caller, Item]):
         """The mean of the seconds between the latest ends of calls of *node* while others wait; None if not known."""
         place = self._places.get(node)
         return place.pace if place is not None else None
+
+    def late(self, node: str, left: float) -> bool:
+        """Whether a call of *node* whose turn has come would be answered too late, with so many seconds *left*.
+
+        That is known of a node only that calls have waited for long enough to tell its pace.  Without this
+        each call of a long queue would be begun just before its deadline, and all of the work be in vain.
+        """
+        pace = self.pace(node)
+        return left <= 0 or (pace is not None and left < pace + MARGIN)
 
     def admit(self, caller: Caller, call: int, item: Item, *, node: str, size: int, deadline: Deadline, now: float,
               lane: str = "", limits: Limits = LIMITS) -> list[Refused[Caller, Item]]:

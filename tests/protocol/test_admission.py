@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pyzmp.protocol.admission import LIMITS, LONG, SOONEST, SPAN, UNKNOWN, Admission, Limits, Refused
+from pyzmp.protocol.admission import LIMITS, LONG, MARGIN, SOONEST, SPAN, UNKNOWN, Admission, Limits, Refused
 from pyzmp.protocol.deadline import Deadline
 
 SMALL = Limits(calls=6, size=30)
@@ -322,6 +322,16 @@ def test_a_call_whose_turn_came_too_late_measures_nothing() -> None:
         admission.end("n", 1, now, ran=ran)
     assert admission.pace("n") == 2.0
     assert admission.occupied("n") == (1, 1)
+
+
+def test_a_call_that_would_be_answered_too_late_is_known_by_the_pace() -> None:
+    admission = filled(3)
+    assert not admission.late("n", 0.001), "no pace is known"
+    assert admission.late("n", 0.0)
+    admission = paced(3, 0.1)
+    assert admission.late("n", 0.1 + MARGIN / 2)
+    assert not admission.late("n", 0.1 + 2 * MARGIN)
+    assert not admission.late("unknown", 0.001)
 
 
 def test_a_node_that_is_gone_is_forgotten_once_its_last_call_ended() -> None:
