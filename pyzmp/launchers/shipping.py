@@ -61,8 +61,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 def _importable(name: str) -> bool:
     """Whether a process with our sys.path would import this loaded module from where we have it."""
-    ours = getattr(sys.modules[name], "__file__", None)
-    if ours is None:
+    module = sys.modules[name]
+    ours = getattr(module, "__file__", None)
+    if ours is None or getattr(module.__spec__, "origin", None) == "frozen":
         return True  # built in, or a namespace
     path = None
     for end in (*(at for at, letter in enumerate(name) if letter == "."), len(name)):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import sys
 import threading
+from collections import abc
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from pyzmp.exceptions import StartError
 from pyzmp.launchers.base import Control, Handle, end
 from pyzmp.launchers.process import ProcessLauncher
-from pyzmp.launchers.shipping import Unsendable
+from pyzmp.launchers.shipping import Unsendable, dumps
 
 
 def launch(body: Any, start_method: str | None = None, name: str = "n") -> Handle:
@@ -95,3 +97,8 @@ def test_a_lock_of_the_fork_context_is_refused_by_all_but_fork(start_method: str
     else:
         with pytest.raises(Unsendable, match=r"attribute 'event' \(Event\)"):
             launch(camera.body, start_method)
+
+
+def test_the_abstract_classes_of_the_standard_library_are_not_copied() -> None:
+    for kind in (abc.Iterator, abc.AsyncIterator, abc.Callable):  # frozen into the interpreter since Python 3.13
+        assert pickle.loads(dumps(kind, name="node", open_in="on_start")) is kind
