@@ -103,7 +103,7 @@ def test_an_exit_of_a_service_ends_no_node(service: str) -> None:
     assert Server.said() == []
 
 
-def test_what_waits_for_a_worker_begins_in_order_and_not_once_it_is_cancelled(eventually: Any,
+def test_what_waits_for_a_worker_begins_once_and_not_when_it_is_cancelled(eventually: Any,
                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guest, "WORKERS", 2)
     monkeypatch.setattr("pyzmp.host.WORKERS", 2)
@@ -114,7 +114,7 @@ def test_what_waits_for_a_worker_begins_in_order_and_not_once_it_is_cancelled(ev
     eventually(lambda: calls[2].executed is False)  # type: ignore[attr-defined]
     gate.set()
     assert [calls[number].result(5) for number in (0, 1, 3, 4, 5)] == ["0", "1", "3", "4", "5"]
-    assert Server.said() == ["0", "1", "3", "4", "5"]
+    assert sorted(Server.said()) == ["0", "1", "3", "4", "5"]  # two threads take them in turn, and no turn is promised
 
 
 def test_a_deadline_that_comes_before_its_worker_has_a_turn_means_that_it_did_not_run(
