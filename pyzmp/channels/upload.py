@@ -32,8 +32,8 @@ class Upload:
     """
 
     def __init__(self, calling: Calling, begun: Begun, events: Arrivals[Event | None],
-                 failed: Callable[[BaseException], object] = lambda error: None) -> None:
-        self._calling, self._begun, self._events, self._tell_failed = calling, begun, events, failed
+                 failed: Callable[[BaseException], object] | None = None) -> None:
+        self._calling, self._begun, self._events, self._failed = calling, begun, events, failed
         self._sessions = calling.here.sessions
         self._flow = Outflow()
         self._more = True
@@ -65,8 +65,7 @@ class Upload:
                 if outcome is not None:
                     return outcome
         except BaseException as error:
-            self._tell_failed(error)
-            self._sessions.give_up(self._begun)
+            self._give_up(error)
             raise
 
     async def arun(self, ask: Ask, patience: float = SLACK) -> Outcome:
@@ -82,8 +81,7 @@ class Upload:
                 if outcome is not None:
                     return outcome
         except BaseException as error:
-            self._tell_failed(error)
-            self._sessions.give_up(self._begun)
+            self._give_up(error)
             raise
         finally:
             self._more = False
@@ -104,6 +102,11 @@ class Upload:
         except BaseException as error:
             self._broken = error
             self._events.put(None)
+
+    def _give_up(self, error: BaseException) -> None:
+        if self._failed is not None:
+            self._failed(error)
+        self._sessions.give_up(self._begun)
 
     def _handled(self, event: Event | None) -> Outcome | None:
         if event is None:
@@ -153,7 +156,7 @@ def feed(calling: Calling, target: Target, ask: Ask, future: CallFuture[Any] | N
     begun = sessions.submit(target, ask, arrived)
     if future is not None:
         future.gives_up(lambda: sessions.give_up(begun))
-    return Upload(calling, begun, events).run(ask)
+    return Upload(calling, begun, events, future.fail if future is not None else None).run(ask)
 
 
 async def afeed(calling: Calling, target: Target, ask: Ask) -> Outcome:

@@ -16,6 +16,7 @@ import pytest
 from msgspec.structs import replace
 
 import pyzmp
+from pyzmp import runtime
 from pyzmp.exceptions import CannotTravel, DeadlockError
 
 KINDS = ["plain", "awaited", "worked"]  # how a generator runs: inline, as a task, in a worker thread
@@ -207,8 +208,9 @@ async def anumbers(count: int) -> AsyncIterator[int]:
         yield number
 
 
-def broken() -> Iterator[int]:
+def broken(wait: Callable[[], object] = lambda: None) -> Iterator[int]:
     yield 1
+    wait()
     raise KeyError("mine")
 
 
@@ -709,6 +711,23 @@ def test_an_error_of_the_callers_own_stream_is_his_and_ends_the_service(home: An
             call()
     eventually(lambda: Bucket.said().count("begun") == Bucket.said().count(ends))  # each that came to its turn
     assert "all" not in Bucket.said()
+
+
+def test_that_error_is_his_also_where_the_service_ends_before_he_hears_of_it(
+        home: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.start(Bucket("bucket"))
+    sessions, gone = runtime.current().sessions, []
+    give_up = sessions.give_up
+
+    def give_up_and_wait(begun: Any) -> None:
+        give_up(begun)
+        eventually(lambda: "CancelledError" in Bucket.said())
+        gone.append(begun)
+    future = Bucket.noted.submit(broken(lambda: eventually(lambda: "begun" in Bucket.said())))
+    monkeypatch.setattr(sessions, "give_up", give_up_and_wait)
+    with pytest.raises(KeyError, match="mine"):
+        future.result(10)
+    eventually(lambda: gone)
 
 
 def test_items_that_do_not_fit_are_refused(home: Any, eventually: Any) -> None:

@@ -56,9 +56,17 @@ json.dump(made, sys.stdout)
 class Mill(pyzmp.Node):
     """Takes 3 ms for each call, and does nothing else meanwhile."""
 
+    def on_start(self) -> None:
+        self.done = 0
+
     @pyzmp.service
     def work(self) -> None:
         time.sleep(0.003)
+        self.done += 1
+
+    @pyzmp.service
+    def worked(self) -> int:
+        return self.done
 
 
 def capacity(seconds: float) -> float:
@@ -86,18 +94,21 @@ def test_ten_times_the_load_leaves_most_of_the_capacity_and_nothing_behind(secon
     (script.folder / "offer.py").write_text(OFFER)
     with Mill("mill"):
         able = capacity(max(0.5, seconds / 5))
+        before = Mill.worked()
         begin = time.monotonic() + 0.8  # when all programs have found the node
         programs = [script.start("offer.py", str(TIMES * able / PROGRAMS), str(begin), str(seconds), str(TIMEOUT),
                                  stdout=subprocess.PIPE) for _ in range(PROGRAMS)]
         time.sleep(max(0.0, begin + seconds - time.monotonic()))  # until the end of the load
         Mill.work()
         answered = time.monotonic()
+        worked = Mill.worked() - before - 1
         calls = [call for program in programs for call in json.loads(program.communicate()[0])]
         assert not any(program.wait() for program in programs)
     kinds = Counter(kind for _, _, kind, _, _ in calls)
     last = max(began for began, *_ in calls)
     offered = len(calls) / (last - begin)
-    served = sum(kind == "result" and ended - began <= TIMEOUT for began, ended, kind, *_ in calls) / (last - begin)
+    in_time = sum(kind == "result" and ended - began <= TIMEOUT for began, ended, kind, *_ in calls)
+    served = in_time / (last - begin)
     refused = [ended - began for began, ended, kind, *_ in calls if kind == "Overloaded"]
     print(f"\ncapacity {able:.0f} calls/s; offered {offered:.0f} for {last - begin:.1f} s: {dict(kinds)}; served in "
           f"time {served:.0f} calls/s ({served / able:.0%}); Overloaded after "
@@ -109,5 +120,7 @@ def test_ten_times_the_load_leaves_most_of_the_capacity_and_nothing_behind(secon
            if kind not in ("result", "Overloaded", "CallTimeout") or ended - began > TIMEOUT + SLACK * SCALE
            or (kind == "Overloaded" and not (executed is False and again and again > 0))])
     assert offered > 0.7 * TIMES * able, "too little was offered: invalid"
-    assert served > 0.8 * able
+    assert in_time > 0.8 * worked, f"the node worked for {worked} calls"
+    if seconds >= 10:  # what it can do changes too much from one second to the next beside other tests
+        assert served > 0.8 * able
     assert answered - last < 1.0 * SCALE
