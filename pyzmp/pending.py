@@ -20,9 +20,24 @@ from pyzmp.guest import Guest, Provided
 from pyzmp.protocol import codec, failure
 from pyzmp.protocol.calls import Callee
 from pyzmp.protocol.deadline import Deadline
-from pyzmp.protocol.envelope import Buffer, Code, Credit, End, Failure, Flag, Item, Opened, Parcel, Reply, Request
+from pyzmp.protocol.envelope import (
+    AROUND,
+    Buffer,
+    Code,
+    Credit,
+    End,
+    Failure,
+    Flag,
+    Item,
+    Opened,
+    Parcel,
+    Reply,
+    Request,
+    fitting,
+    size_of,
+)
 from pyzmp.protocol.kept import Kept
-from pyzmp.protocol.outcomes import refuse, size_of
+from pyzmp.protocol.outcomes import refuse
 from pyzmp.protocol.streams import Inflow, Outflow
 from pyzmp.transport.server import Peer
 
@@ -31,6 +46,7 @@ log = logging.getLogger("pyzmp.node")
 TURN = 0.001  # seconds for which a stream may go on before others have their turn
 
 Answer = Reply | Failure | End
+Sent = tuple[Answer, Sequence[Buffer]]
 
 
 class Pending:
@@ -48,7 +64,7 @@ class Pending:
         self.guest: Guest | None = None  # whom it is for, once it is admitted
         self.begun = False
         self.placed = False  # whether it occupies its node, and runs or is about to
-        self.kept: Kept[Pending, Kept_] | None = None
+        self.kept: Kept[Pending, Sent] | None = None
 
     @property
     def key(self) -> tuple[str, bytes]:
@@ -119,9 +135,6 @@ class Pending:
         self.peer.send(Credit(0, 1, self.size))
 
 
-Kept_ = tuple[Answer, Sequence[Buffer]]
-
-
 class Outgoing:
     """The items that a service gives, on their way to its caller, no faster than he takes them."""
 
@@ -153,7 +166,7 @@ class Outgoing:
 
     async def put(self, value: Any) -> None:
         """Send an item, once there is room; on the loop.  Raises TypeError and CannotTravel for what may not travel."""
-        body, buffers = self._encoded(value)
+        body, buffers, size = self._encoded(value)
         if time.monotonic() > self._turn:  # others have their turn, however fast the items come
             await asyncio.sleep(0)
             self._turn = time.monotonic() + TURN
@@ -162,32 +175,31 @@ class Outgoing:
                 self._call.check()
             self._waiter = self._loop.create_future()
             await self._waiter
-        self._send(self._item(body, buffers), buffers)
+        self._send(self._item(body, buffers, size), buffers)
 
     def put_from_thread(self, value: Any) -> None:
         """As `put`, in a worker thread.  Raises Cancelled once nobody waits for the stream any more."""
-        body, buffers = self._encoded(value)
+        body, buffers, size = self._encoded(value)
         with self._changed:
             self._changed.wait_for(lambda: self._flow.room or self._call.given_up)
             if self._call.given_up:
                 self._call.check()
-            item = self._item(body, buffers)
+            item = self._item(body, buffers, size)
         self._loop.call_soon_threadsafe(self._send, item, buffers)
 
-    def _encoded(self, value: Any) -> tuple[bytes, Sequence[Buffer]]:
+    def _encoded(self, value: Any) -> tuple[bytes, Sequence[Buffer], int]:
+        """What travels for *value*, and how many bytes that takes."""
         name = self._provided.name
         self._provided.signature.check_result(name, value)
-        return codec.encode(value, f"an item of {name}()")
+        body, buffers = codec.encode(value, f"an item of {name}()")
+        return body, buffers, fitting(body, buffers, f"an item of {name}()", AROUND)
 
-    def _item(self, body: bytes, buffers: Sequence[Buffer]) -> Item:
-        return Item(self._pending.request.call, self._flow.take(size_of(body, buffers)), body, len(buffers))
+    def _item(self, body: bytes, buffers: Sequence[Buffer], size: int) -> Item:
+        return Item(self._pending.request.call, self._flow.take(size), body, len(buffers))
 
     def _send(self, item: Item, buffers: Sequence[Buffer]) -> None:
         if self._pending.request.call in self._pending.callee.open:
             self._pending.peer.send(item, buffers)
-
-
-_End = BaseException | None  # how a stream ends: with an error, or not
 
 
 class Incoming(Stream[Any]):

@@ -24,8 +24,8 @@ from msgspec.structs import replace
 
 from pyzmp.exceptions import NodeDied
 from pyzmp.protocol.calls import CALLS, SIZE
-from pyzmp.protocol.envelope import Buffer, Credit, End, Flag, Item
-from pyzmp.protocol.outcomes import Ask, Event, Outcome, cancelled, died, overloaded, size_of
+from pyzmp.protocol.envelope import Buffer, Credit, End, Flag, Item, size_of
+from pyzmp.protocol.outcomes import Ask, Event, Outcome, cancelled, died, overloaded
 from pyzmp.transport.context import Context
 from pyzmp.transport.line import Line
 from pyzmp.transport.outbox import guarded

@@ -219,10 +219,13 @@ class Channel(Generic[P, R_co]):
 
     def copy(self, **changes: Any) -> Self:
         """The same service as a value of its own, for another *node* if that is given."""
-        other = type(self)(self.name, node=changes.get("node", self.node), declared=self._declaration)
+        return type(self)(self.name, node=changes.get("node", self.node), declared=self._declaration)._like(self)
+
+    def _like(self, other: Channel[Any, Any]) -> Self:
+        """Take over what is set of *other*, and learn anew what is there."""
         fresh = ("node", "_known", "_turn")
-        vars(other).update({name: value for name, value in vars(self).items() if name not in fresh})
-        return other
+        vars(self).update({name: value for name, value in vars(other).items() if name not in fresh})
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_known": _NOTHING}

@@ -20,8 +20,8 @@ from pyzmp.channels.channel import Channel, Declared, count
 from pyzmp.channels.stream import Stream
 from pyzmp.channels.upload import Upload
 from pyzmp.exceptions import CallTimeout, DeadlockError, InvalidCall, NodeDied
-from pyzmp.protocol.envelope import Credit, Flag, Item, Parcel
-from pyzmp.protocol.outcomes import Ask, Event, Result, size_of, timed_out
+from pyzmp.protocol.envelope import Credit, Flag, Item, Parcel, size_of
+from pyzmp.protocol.outcomes import Ask, Event, Result, timed_out
 from pyzmp.protocol.streams import Inflow
 from pyzmp.sessions import Begun, Target
 from pyzmp.transport.waiters import SLACK
@@ -46,9 +46,7 @@ class StreamService(Channel[P, R_co]):
     @classmethod
     def of(cls, service: Channel[P, Any]) -> StreamService[P, Any]:
         """The same service, which turned out to be a stream."""
-        other = cls(service.name, node=service.node, declared=service._declaration)
-        other._timeout, other._attempts, other._wait = service._timeout, service._attempts, service._wait
-        return other
+        return cls(service.name, node=service.node, declared=service._declaration)._like(service)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Stream[R_co]:
         """The stream of what the service gives; nothing happens before it is iterated."""

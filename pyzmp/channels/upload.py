@@ -15,8 +15,8 @@ from pyzmp.channels.calling import Calling
 from pyzmp.channels.future import CallFuture
 from pyzmp.exceptions import InvalidCall
 from pyzmp.protocol import codec
-from pyzmp.protocol.envelope import Credit, End, Item, Parcel
-from pyzmp.protocol.outcomes import Ask, Event, Outcome, cancelled, size_of, timed_out
+from pyzmp.protocol.envelope import AROUND, Credit, End, Item, Parcel, fitting
+from pyzmp.protocol.outcomes import Ask, Event, Outcome, cancelled, timed_out
 from pyzmp.protocol.schema import Signature
 from pyzmp.protocol.streams import Outflow
 from pyzmp.sessions import Begun, Target
@@ -127,8 +127,10 @@ class Upload:
         channel = self._calling.channel
         if channel.signature is not None:
             self._check(channel.signature, item)
-        body, buffers = codec.encode(item, f"an item for {channel.name}()")
-        self._sessions.tell(self._begun, Item(0, self._flow.take(size_of(body, buffers)), body, len(buffers)), buffers)
+        what = f"an item for {channel.name}()"
+        body, buffers = codec.encode(item, what)
+        size = fitting(body, buffers, what, AROUND)
+        self._sessions.tell(self._begun, Item(0, self._flow.take(size), body, len(buffers)), buffers)
         self._number += 1
 
     def _check(self, signature: Signature, item: Any) -> None:

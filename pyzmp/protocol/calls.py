@@ -15,8 +15,8 @@ from typing import Any, Generic, TypeVar
 from typing_extensions import NamedTuple
 
 from pyzmp.exceptions import MalformedMessage, RemoteError
-from pyzmp.protocol.envelope import Credit, End, Failure, Flag, Item, Opened, Parcel, Reply, Request
-from pyzmp.protocol.outcomes import Ask, Event, Outcome, Result, cancelled, died, failed, overloaded, size_of, timed_out
+from pyzmp.protocol.envelope import Credit, End, Failure, Flag, Item, Opened, Parcel, Reply, Request, size_of
+from pyzmp.protocol.outcomes import Ask, Event, Outcome, Result, cancelled, died, failed, overloaded, timed_out
 from pyzmp.protocol.streams import Outflow
 
 Token = TypeVar("Token")

@@ -22,6 +22,7 @@ BATCH = 1024  # messages in one ZeroMQ message, at most
 FRAMES = 1024  # frames in one ZeroMQ message, at most
 SIZE = 1 << 30  # bytes of one ZeroMQ message
 HEAD = 4  # bytes before the messages of a batch, at most
+AROUND = 64  # bytes that an `Item` adds to its body, at most
 
 LANES = 64  # loops in a chain, at most
 NAME = 1024  # characters of a name, at most
@@ -198,12 +199,20 @@ def encode(message: Message) -> bytes:
     return _encode(message)
 
 
-def size_of(encoded: bytes, buffers: Sequence[Buffer]) -> int:
-    """How many bytes a message takes with its buffers; raises CannotTravel where no peer would take it."""
-    size = len(encoded) + sum(memoryview(buffer).nbytes for buffer in buffers)
-    if size > SIZE - HEAD or len(buffers) >= FRAMES:
-        raise CannotTravel("message", "the value", f"it takes {size} bytes and {len(buffers)} large buffers; "
-                           f"the limits are {SIZE - HEAD} and {FRAMES - 1}")
+def size_of(body: bytes, buffers: Sequence[Buffer]) -> int:
+    """The bytes of a value and its buffers, as windows and limits count them."""
+    return len(body) + sum(memoryview(buffer).nbytes for buffer in buffers) if buffers else len(body)
+
+
+def fitting(encoded: bytes, buffers: Sequence[Buffer], what: str = "the value", room: int = 0) -> int:
+    """How many bytes a message takes with its buffers; raises CannotTravel where no peer would take it and *room* more.
+
+    *what* names the value in the error.
+    """
+    size, most = size_of(encoded, buffers), SIZE - HEAD - room
+    if size > most or len(buffers) >= FRAMES:
+        raise CannotTravel("message", what, f"it takes {size} bytes and {len(buffers)} large buffers; "
+                           f"the limits are {most} and {FRAMES - 1}")
     return size
 
 

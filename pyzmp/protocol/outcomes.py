@@ -65,11 +65,6 @@ class Ask(msgspec.Struct, frozen=True):
     incoming: Inflow | None = None
 
 
-def size_of(body: bytes, buffers: Sequence[Buffer]) -> int:
-    """The bytes of a value and its buffers, as windows and limits count them."""
-    return len(body) + sum(memoryview(buffer).nbytes for buffer in buffers) if buffers else len(body)
-
-
 def timed_out(ask: Ask, *, sent: bool, placed: bool = True) -> CallTimeout:
     """What the caller of *ask* gets at its deadline.
 

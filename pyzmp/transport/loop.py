@@ -80,7 +80,7 @@ class Session:
         if self._greeted:
             self._outbox.put(message, buffers)
         else:
-            envelope.size_of(envelope.encode(message), buffers)
+            envelope.fitting(envelope.encode(message), buffers)
             self._held.append((message, buffers, time.monotonic()))
 
     def take_back(self, calls: Collection[int]) -> None:

@@ -78,7 +78,7 @@ class Outbox:
     def put(self, message: Message, buffers: Sequence[Buffer]) -> None:
         """Send, or gather.  Raises CannotTravel for what goes beyond the limits of a message."""
         encoded = envelope.encode(message)
-        size = envelope.size_of(encoded, buffers)
+        size = envelope.fitting(encoded, buffers)
         turn = self._turn
         if not turn.runs() or self._sent != turn.number:
             self._sent = turn.number

@@ -25,6 +25,20 @@ class Server(pyzmp.Node):
     def on_start(self) -> None:
         self.calls = 0
         self.gate = asyncio.Event()
+        self.noted: list[int] = []
+
+    @pyzmp.service
+    def note(self, number: int) -> None:
+        self.noted.append(number)
+
+    @pyzmp.service
+    async def anote(self, number: int) -> None:
+        self.noted.append(number)
+        await asyncio.sleep(0)
+
+    @pyzmp.service
+    def notes(self) -> list[int]:
+        return self.noted
 
     @pyzmp.service
     def add(self, a: int, b: int = 10, *, c: int = 100) -> int:
@@ -176,10 +190,11 @@ def test_bytes_of_any_size(place: Any) -> None:
         assert Server.echo.submit(value).result(10) == value
 
 
-def test_calls_of_one_thread_arrive_in_their_order(home: Any) -> None:
+def test_calls_of_one_session_begin_in_their_order_and_async_ones_get_to_their_first_await(home: Any) -> None:
     home.start(Server("server"))
-    results = [Server.echo.submit(n) for n in range(500)]
-    assert [future.result(5) for future in results] == list(range(500))
+    for future in [(Server.anote if n % 3 == 0 else Server.note).submit(n) for n in range(1000)]:
+        future.result(5)
+    assert Server.notes() == list(range(1000))
 
 
 def test_many_threads_call_one_service_at_once(place: Any) -> None:

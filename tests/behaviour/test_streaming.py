@@ -21,6 +21,7 @@ from pyzmp.exceptions import CannotTravel, DeadlockError
 
 KINDS = ["plain", "awaited", "worked"]  # how a generator runs: inline, as a task, in a worker thread
 ENDLESS = 1 << 40
+PARTS = [bytes(20_000)] * 1100  # more large buffers than one message may have
 
 
 class Spilled(Exception):
@@ -102,6 +103,16 @@ class Tap(pyzmp.Node):
     def locked(self) -> Iterator[Any]:
         yield 1
         yield threading.Lock()
+
+    @pyzmp.service
+    async def parts(self) -> AsyncIterator[list[bytes]]:
+        yield []
+        yield PARTS
+
+    @pyzmp.service(worker=True)
+    def wparts(self) -> Iterator[list[bytes]]:
+        yield []
+        yield PARTS
 
     @pyzmp.service
     def single(self) -> Iterator[int]:
@@ -749,6 +760,27 @@ def test_items_that_do_not_fit_are_refused(home: Any, eventually: Any) -> None:
     assert "expected int, got str" in str(error)
     with pytest.raises(pyzmp.InvalidCall, match="numbers"):
         Bucket.asum(5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("service", ["parts", "wparts"])
+def test_an_item_that_no_message_can_hold_is_the_error_of_who_gives_it(place: Any, service: str) -> None:
+    place.start(Tap("tap"))
+    items = getattr(Tap, service)()
+    assert next(items) == []
+    error = raised(lambda: next(items))
+    assert isinstance(error, pyzmp.RemoteError)
+    assert error.type_name == "pyzmp.exceptions.CannotTravel"
+    assert f"an item of {service}()" in str(error)
+    assert "1100 large buffers" in str(error)
+
+
+def test_so_it_is_at_the_caller(place: Any) -> None:
+    place.start(Bucket("bucket"))
+    by_name = pyzmp.discover("weigh")
+    assert by_name is not None
+    for call in (lambda: by_name(iter([PARTS])), lambda: by_name.submit(iter([PARTS])).result(5)):
+        with pytest.raises(CannotTravel, match=r"an item for weigh\(\).*1100 large buffers"):
+            call()
 
 
 def test_an_async_iterable_is_for_coroutines_only(home: Any) -> None:

@@ -15,8 +15,11 @@ from hypothesis import strategies as st
 from pyzmp.exceptions import CannotTravel, MalformedMessage
 from pyzmp.protocol import envelope
 from pyzmp.protocol.envelope import (
+    AROUND,
     BATCH,
     FRAMES,
+    LANES,
+    NAME,
     SIZE,
     Buffer,
     Cancel,
@@ -228,8 +231,37 @@ def test_another_version_is_named() -> None:
 
 
 def test_a_message_beyond_the_limits_is_refused_where_it_is_made() -> None:
-    assert envelope.size_of(b"head", [b"xy", memoryview(b"z")]) == 7
+    assert envelope.fitting(b"head", [b"xy", memoryview(b"z")]) == 7
     with pytest.raises(CannotTravel, match="large buffers"):
-        envelope.size_of(b"", [b""] * FRAMES)
+        envelope.fitting(b"", [b""] * FRAMES)
     with mmap.mmap(-1, SIZE) as long, pytest.raises(CannotTravel, match="it takes 1073741828 bytes"):
-        envelope.size_of(b"head", [long])  # type: ignore[list-item]
+        envelope.fitting(b"head", [long])  # type: ignore[list-item]
+
+
+def test_what_goes_round_an_item_has_room_beside_it() -> None:
+    item = Item(2 ** 62, 2 ** 62, bytes(1 << 20), 1023)
+    assert len(envelope.encode(item)) - len(item.body) <= AROUND
+    with mmap.mmap(-1, SIZE) as long, memoryview(long)[:SIZE - envelope.HEAD - AROUND] as most:
+        assert envelope.fitting(b"", [most], room=AROUND) == len(most)
+        with pytest.raises(CannotTravel, match="an item of tap"):
+            envelope.fitting(b"1", [most], "an item of tap()", AROUND)
+
+
+def test_sizes_are_those_of_the_bytes_in_a_buffer() -> None:
+    assert envelope.size_of(b"body", ()) == 4
+    assert envelope.size_of(b"body", (b"12", memoryview(bytearray(16)).cast("d"))) == 22
+    assert envelope.size_of(b"", ()) == 0
+
+
+@pytest.mark.parametrize("message", [
+    Request(1, "n" * (NAME + 1), "s", 1.0, b""), Request(1, "n", "s" * (NAME + 1), 1.0, b""),
+    Request(1, "n", "s", 1.0, b"", chain=(Lane("l", "w"),) * (LANES + 1)),
+])
+def test_names_and_chains_beyond_their_limits_are_malformed(message: Request) -> None:
+    with pytest.raises(MalformedMessage, match="length <="):
+        envelope.unpack([envelope.pack([envelope.encode(message)])])
+
+
+def test_names_and_chains_at_their_limits_are_not() -> None:
+    message = Request(1, "n" * NAME, "s" * NAME, 1.0, b"", chain=(Lane("l", "w"),) * LANES)
+    assert envelope.unpack([envelope.pack([envelope.encode(message)])])[0].message == message

@@ -27,19 +27,12 @@ from pyzmp.protocol.outcomes import (
     failed,
     overloaded,
     refuse,
-    size_of,
     timed_out,
     unknown,
 )
 
 ASK = Ask("kitchen", "celsius", b"body", (), Deadline(10.0), 5.0)
 CHAIN = (Lane("l1", "a() of 'A'"), Lane("l2", "b() of 'B'"), Lane("l3", "c() of 'C'"))
-
-
-def test_a_value_is_as_large_as_its_body_and_its_buffers() -> None:
-    assert size_of(b"body", ()) == 4
-    assert size_of(b"body", (b"12", memoryview(bytearray(16)).cast("d"))) == 22
-    assert size_of(b"", ()) == 0
 
 
 @pytest.mark.parametrize(("sent", "placed", "executed", "text"), [
