@@ -136,7 +136,7 @@ def test_an_error_of_the_source_gives_the_call_up(how: str) -> None:
         wire.events.put(credit(10))
         made, ask = upload(wire, source)
         told: list[BaseException] = []
-        made._tell_failed = told.append  # type: ignore[assignment]
+        made._failed = told.append
         with pytest.raises((KeyError, TypeError)) as caught:
             run(made, ask, how)
         assert wire.given_up == 1
