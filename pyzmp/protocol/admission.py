@@ -7,7 +7,7 @@ turns, however many calls each of them has sent, and a call that would wait too 
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from itertools import islice
 from typing import Generic, TypeVar
@@ -21,6 +21,8 @@ Item = TypeVar("Item")
 
 LONG = 16  # calls that wait for a node, from which on it matters how long they will
 SPAN = 0.25  # seconds over which a pace is measured, at least
+ENDS = 16  # and the calls that end in them, unless it takes four times as long
+SPANS = 4  # of the latest ones the quickest tells the pace, once there are two
 MARGIN = 0.005  # seconds that an answer may take to its caller
 SOONEST = 0.01  # seconds after which to come again, at the earliest
 UNKNOWN = 0.05  # the same, where no pace is known
@@ -60,12 +62,13 @@ class Refused(msgspec.Struct, Generic[Caller, Item], frozen=True):
 class _Place(Generic[Caller, Item]):
     """What occupies one node, and how fast it gets on."""
 
-    __slots__ = ("callers", "calls", "ended", "gone", "last", "longest", "pace", "since", "size", "waiting")
+    __slots__ = ("callers", "calls", "ended", "gone", "last", "longest", "pace", "paces", "since", "size", "waiting")
 
     def __init__(self) -> None:
         self.calls = self.size = self.waiting = 0
         self.callers: dict[Caller, dict[int, Begun[Caller, Item]]] = {}  # what waits, oldest first
         self.pace: float | None = None
+        self.paces: deque[float] = deque(maxlen=SPANS)  # of the latest spans
         self.since: float | None = None  # when a call ended, where others have waited ever since
         self.ended = 0  # calls that did after it
         self.last = self.longest = 0.0  # when the last of them did, and the longest time between two
@@ -80,11 +83,13 @@ class _Place(Generic[Caller, Item]):
         self.waiting -= 1
         if not self.waiting:
             self.pace = self.since = None
+            self.paces.clear()
 
     def measure(self, now: float) -> None:
         """Note that a call has ended while others wait.
 
-        The longest of the times between two ends does not count: the machine may have been held up.
+        The machine may be held up, and what a node can do is what it did when it was not: of each span the longest
+        time between two ends does not count, and of several spans the quickest does.
         """
         if self.since is None:
             self.since, self.last, self.longest, self.ended = now, now, 0.0, 0
@@ -92,9 +97,12 @@ class _Place(Generic[Caller, Item]):
         self.ended += 1
         self.longest = max(self.longest, now - self.last)
         self.last = now
-        if now - self.since >= SPAN and self.ended > 1:
-            self.pace = (now - self.since - self.longest) / (self.ended - 1)
+        passed = now - self.since
+        if self.ended > 1 and passed >= (SPAN if self.ended >= ENDS else 4 * SPAN):
+            self.paces.append((passed - self.longest) / (self.ended - 1))
             self.since = None
+            if len(self.paces) > 1:
+                self.pace = min(self.paces)
 
     def excess(self, caller: Caller, left: float) -> float:
         """The seconds by which the wait of a new call is too long for what is left of its deadline."""
@@ -154,7 +162,7 @@ class Admission(Generic[Caller, Item]):
         return (place.calls, place.size) if place is not None else (0, 0)
 
     def pace(self, node: str) -> float | None:
-        """The mean of the seconds between the latest ends of calls of *node* while others wait; None if not known."""
+        """The mean of the seconds between two ends of calls of *node* lately, while others wait; None if not known."""
         place = self._places.get(node)
         return place.pace if place is not None else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pyzmp.protocol.admission import LIMITS, LONG, MARGIN, SOONEST, SPAN, UNKNOWN, Admission, Limits, Refused
+from pyzmp.protocol.admission import ENDS, LIMITS, LONG, MARGIN, SOONEST, SPAN, UNKNOWN, Admission, Limits, Refused
 from pyzmp.protocol.deadline import Deadline
 
 SMALL = Limits(calls=6, size=30)
@@ -280,14 +281,31 @@ def test_the_end_of_a_call_that_was_not_begun_is_an_error(begun: bool) -> None:
 
 # -- the pace of a node --------------------------------------------------------------------------------------------
 
-def test_the_pace_is_the_mean_of_the_time_between_ends_over_a_span() -> None:
-    admission = filled(9)
-    paces = []
-    for now in (0.0, SPAN / 4, SPAN / 2, SPAN, SPAN + 1, SPAN + 2, SPAN + 3):
+def ends(admission: Admission[str, int], count: int, pace: float, begin: float) -> float:
+    """Have calls of "n" end, one at *begin* and *count* after it; when the last one did."""
+    for number in range(count + 1):
         admission.next()
-        admission.end("n", 1, now)
-        paces.append(admission.pace("n"))
-    assert paces == [None, None, None, SPAN / 4, SPAN / 4, SPAN / 4, 1.0]
+        admission.end("n", 1, begin + number * pace)
+    return begin + count * pace
+
+
+def test_the_pace_is_the_mean_of_the_time_between_ends_in_the_quickest_of_the_latest_spans() -> None:
+    admission = filled(1000)
+    now, known = 0.0, []
+    for pace in (0.02, 0.03, 0.04, 0.05, 0.06, 0.07):
+        now = ends(admission, max(ENDS, math.ceil(SPAN / pace)), pace, now + 1.0)
+        known.append(admission.pace("n"))
+    assert known == [None, *map(pytest.approx, (0.02, 0.02, 0.02, 0.03, 0.04))]
+
+
+def test_few_ends_tell_a_pace_when_they_have_taken_long() -> None:
+    admission = filled(100)
+    now = ends(admission, 3, 4 * SPAN / 3, 0.0)
+    now = ends(admission, ENDS - 1, 2 * SPAN / (ENDS - 1), now + 1.0)
+    assert admission.pace("n") is None, "few have ended, in a short time"
+    admission.next()
+    admission.end("n", 1, now + 2 * SPAN)
+    assert admission.pace("n") == pytest.approx(2 * SPAN / (ENDS - 1))
 
 
 @pytest.mark.parametrize("stall", [0.01, 0.3, 5.0])
@@ -300,28 +318,28 @@ def test_a_stall_among_many_ends_is_no_pace(stall: float) -> None:
 
 
 def test_once_nothing_waits_the_pace_is_forgotten() -> None:
-    admission = paced(2, 2.0)
-    admission.next()
+    admission = filled(7)
+    ends(admission, 2, 2.0, 0.0)
+    ends(admission, 2, 2.0, 10.0)
     assert admission.pace("n") == 2.0
     admission.next()
     assert admission.pace("n") is None
-    for call in (10, 11, 12, 13):
+    for call in range(10, 20):
         admit(admission, "a", call)
-    admission.end("n", 1, 1.0)
-    admission.end("n", 1, 1001.0)
+    admission.end("n", 1, 100.0)
+    ends(admission, 1, 3.0, 103.0)
     assert admission.pace("n") is None
-    admission.next()
-    admission.end("n", 1, 1003.0)
-    assert admission.pace("n") == 2.0
+    ends(admission, 2, 3.0, 1000.0)
+    assert admission.pace("n") == 3.0
 
 
 def test_a_call_whose_turn_came_too_late_measures_nothing() -> None:
-    admission = filled(6)
-    for now, ran in ((1.0, True), (1.0, False), (1.0, False), (3.0, True), (5.0, True)):
+    admission = filled(12)
+    for now, ran in ((1.0, True), (1.0, False), (1.0, False), (3.0, True), (5.0, True)) * 2:
         admission.next()
         admission.end("n", 1, now, ran=ran)
     assert admission.pace("n") == 2.0
-    assert admission.occupied("n") == (1, 1)
+    assert admission.occupied("n") == (2, 2)
 
 
 def test_a_call_that_would_be_answered_too_late_is_known_by_the_pace() -> None:
