@@ -10,18 +10,22 @@ import math
 import time
 from collections.abc import Iterator
 
-from pyzmp.exceptions import MalformedMessage
+from msgspec.structs import replace
+
+from pyzmp.exceptions import MalformedMessage, PyzmpError
 from pyzmp.guest import WORKERS, Guest, either
 from pyzmp.pending import Pending
 from pyzmp.protocol.admission import Admission, Limits
 from pyzmp.protocol.calls import CALLS, SIZE, Callee
 from pyzmp.protocol.deadline import Deadline
 from pyzmp.protocol.envelope import Cancel, Code, Credit, End, Failure, Flag, Item, Parcel, Request
-from pyzmp.protocol.facts import Trait
+from pyzmp.protocol.facts import NodeFact, Trait
 from pyzmp.protocol.kept import Kept, Standing
 from pyzmp.protocol.outcomes import refuse, unknown
+from pyzmp.registry import reach
 from pyzmp.runtime import Runtime
 from pyzmp.serving import Serving
+from pyzmp.transport.address import parse
 from pyzmp.transport.server import Peer, Server
 
 TURN = 0.001  # seconds after which a loop looks again at what has come, before it begins more calls
@@ -52,6 +56,7 @@ class Host:
         self._crossing: str | None = None  # a call that has come from there meanwhile
         self.users = 0
         self._shared: list[str] = []
+        self._widening: asyncio.Task[None] | None = None
 
     @classmethod
     def of(cls, runtime: Runtime, loop: asyncio.AbstractEventLoop) -> Host:
@@ -83,11 +88,32 @@ class Host:
         """
         if address is not None:
             server = self.own[guest.name] = self._serve()
-            return [server.bind(address, insecure=insecure)]
+            return reach.spread(server.bind(address, insecure=insecure), self.runtime.interfaces())
         if not self._shared:
             places = self.runtime.places(self.name, "" if shared else guest.name)
-            self._shared = [self.server.bind(place) for place in places]
+            self._shared = [self.server.bind(place, secure=True) for place in places]
         return self._shared
+
+    def widen(self) -> None:
+        """Listen for other hosts too, where the registry has come to serve several, and have the graph say so."""
+        try:
+            at = {reach.host_of(parse(address)) for address in self._shared if address.startswith("tcp:")}
+            missing = [host for host in self.runtime.interfaces() if host not in at] if self._shared else []
+            bound = [self.server.bind(reach.at(host, "*"), secure=True) for host in missing]
+        except PyzmpError as error:
+            log.warning("%s: other hosts cannot reach it: %s", self.name, error)
+            return
+        self._shared = [*self._shared, *bound]
+        known = [self.runtime.replica.view.facts.node(name) for name in self.guests if name not in self.own]
+        wider = [replace(node, addresses=tuple(self._shared)) for node in known if node is not None and bound]
+        if wider:
+            self._widening = self.loop.create_task(self._widened(wider))
+
+    async def _widened(self, nodes: list[NodeFact]) -> None:
+        try:
+            await self.runtime.announce(nodes)
+        except PyzmpError as error:
+            log.warning("%s: other hosts do not hear of it: %s", self.name, error)
 
     async def remove(self, guest: Guest, drain: float) -> None:
         """Take a node away: new calls are refused, those that run may end within *drain* seconds or until its hurry."""

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -23,12 +23,12 @@ from pyzmp.exceptions import RegistryUnavailable
 from pyzmp.launchers.base import at_exit
 from pyzmp.loopthread import LoopThread
 from pyzmp.protocol.deadline import seconds
-from pyzmp.protocol.facts import Fact, Key, NodeFact, Position
-from pyzmp.protocol.graph import Facts
+from pyzmp.protocol.facts import Epoch, Fact, Key, Member, NodeFact, Position
+from pyzmp.protocol.index import Facts
 from pyzmp.protocol.retry import Budget
-from pyzmp.registry import keys
+from pyzmp.registry import keys, reach
 from pyzmp.registry.domain import Domain, this_process
-from pyzmp.registry.finder import Inside, OnHost
+from pyzmp.registry.finder import check_registry, finder_for
 from pyzmp.registry.replica import Replica
 from pyzmp.sessions import Sessions, Target
 from pyzmp.transport.context import Context
@@ -47,25 +47,25 @@ class Settings(msgspec.Struct, frozen=True):
     domain: str = "default"
     registry: str = ""
     timeout: float = TIMEOUT
+    interface: str = ""
 
     @classmethod
     def from_environment(cls) -> Settings:
-        """The defaults, where ``PYZMP_DOMAIN``, ``PYZMP_REGISTRY`` and ``PYZMP_TIMEOUT`` say nothing else."""
+        """The defaults, where ``PYZMP_DOMAIN`` and its like say nothing else."""
         text = os.environ.get("PYZMP_TIMEOUT") or str(TIMEOUT)
         try:
             timeout = seconds(float(text), "PYZMP_TIMEOUT")
         except ValueError as error:
             raise ValueError(f"PYZMP_TIMEOUT: expected a positive number of seconds, got {text!r}") from error
         domain, registry = os.environ.get("PYZMP_DOMAIN") or "default", os.environ.get("PYZMP_REGISTRY") or ""
-        return cls(domain, registry, timeout).checked()
+        return cls(domain, registry, timeout, os.environ.get("PYZMP_INTERFACE") or "").checked()
 
     def checked(self) -> Settings:
         """These settings; raises TypeError and ValueError for what cannot be."""
         if not isinstance(self.domain, str):
             raise TypeError(f"domain: expected a name, got {self.domain!r}")
-        if self.registry not in ("", "memory"):
-            raise ValueError(f"registry: expected 'memory', or nothing for one of this host's own, got "
-                             f"{self.registry!r}")
+        check_registry(self.registry)
+        reach.check_interface(self.interface)
         Domain.named(self.domain)
         return self
 
@@ -88,8 +88,10 @@ class Runtime:
         self._looked = False
         self.hosts: dict[asyncio.AbstractEventLoop, Any] = {}  # each knows its loop: as weak keys they would stay
         loop = self._thread.loop
-        finder = Inside(self.context, loop) if self.domain is None else OnHost(self.domain)
-        self.replica = Replica(self.context, loop, self.member, finder)
+        self._finder = finder_for(settings.registry, self.context, domain, loop)
+        self.replica = Replica(loop, self.member, self._finder, settings.domain)
+        self.replica.on_change(self._look_around)
+        self._epoch: Epoch | None = None
         self.budgets: dict[str, Budget] = {}  # for the retries of each service that ever needed one
         self._at_exit = at_exit(self.close)
 
@@ -143,11 +145,19 @@ class Runtime:
             await self.replica.connect(start=True)
 
     def target(self, node: NodeFact) -> Target:
-        """How this process reaches *node*: in memory where it lives in this process too."""
+        """How this process reaches *node*: in memory where it lives in this process too, by TCP on another host."""
         shown = node.addresses[-1] if node.addresses else ""
         near = node.owner == self.member.id
-        address = next((place for place in node.addresses if near or not place.startswith("memory:")), shown)
+        if near or self._is_here(node):
+            address = next((place for place in node.addresses if near or not place.startswith("memory:")), shown)
+        else:
+            address = reach.nearest([place for place in node.addresses if reach.travels(place)]) or shown
         return Target(node.name, address, node.loop, node.incarnation, shown)
+
+    def _is_here(self, node: NodeFact) -> bool:
+        """Whether the process of *node* runs on this host."""
+        owner = self.replica.view.facts.get(("member", node.owner))
+        return reach.same_host(owner, self.member) if isinstance(owner, Member) else node.host == self.member.host
 
     def budget(self, service: str) -> Budget:
         """The budget that all calls of *service* in this process share for their retries."""
@@ -189,10 +199,33 @@ class Runtime:
         return name if name in self._loops else ""
 
     def places(self, loop: str, node: str) -> list[str]:
-        """Where the loop *loop* listens: in memory, and at the address of *node*, or its own where that is empty."""
+        """Where the loop *loop* listens: in memory, at the address of *node*, or its own where that is empty.
+
+        In a domain of several hosts also where the others reach it.
+        """
         if self.domain is None:
             return [f"memory://node-{node}" if node else f"memory://{loop}"]
-        return [f"memory://{loop}", self.domain.address_for(node or loop)]
+        return [f"memory://{loop}", self.domain.address_for(node or loop),
+                *(reach.at(interface, "*") for interface in self.interfaces())]
+
+    def interfaces(self) -> Sequence[str]:
+        """The addresses where others reach what listens here, as the registry makes it; none where that has one host.
+
+        They lead to the registry, or were asked for.  Raises InvalidAddress where there is no such interface.
+        """
+        found, chosen = self._finder.interfaces(), self.settings.interface
+        if found is None or not chosen:
+            return found or ()
+        return [reach.resolved(interface) for interface in chosen.split(",")]
+
+    def _look_around(self) -> None:
+        """Have each loop listen for other hosts too where a registry that is new here serves them."""
+        position = self.replica.view.position
+        if position is not None and position.epoch != self._epoch:
+            self._epoch = position.epoch
+            for loop, host in self.hosts.copy().items():
+                with contextlib.suppress(RuntimeError):  # it is closed
+                    loop.call_soon_threadsafe(host.widen)
 
     def entity_loop(self) -> LoopThread:
         """The thread for entities that are started outside of a running loop."""
@@ -319,12 +352,17 @@ def reset() -> None:
     _state.reset()
 
 
-def configure(*, domain: str | None = None, registry: str | None = None, timeout: float | None = None) -> None:
+def configure(*, domain: str | None = None, registry: str | None = None, timeout: float | None = None,
+              interface: str | None = None) -> None:
     """Set, before pyzmp is first used, what differs from the environment's ``PYZMP_*``.
 
     *domain* names the world of nodes that see each other.  *registry* is ``"memory"`` to keep
-    everything inside this process.  *timeout* is the default of calls, in seconds.  The processes
-    that this one starts inherit all of it.  Raises RuntimeError once pyzmp was used.
+    everything inside this process, or says where the registry of several hosts is: ``tcp://HOST:PORT#KEY``,
+    ``beacon``, or ``etcd://HOST:PORT,HOST:PORT``.  *timeout* is the default of calls, in seconds.  *interface* is the
+    name or the address of the network's interface where nodes are reached from other hosts, or several with commas
+    between; by default the one that leads to the registry.  The processes that this one starts inherit all of it.
+    Raises RuntimeError once pyzmp was used.
     """
-    changes = {"domain": domain, "registry": registry, "timeout": None if timeout is None else seconds(timeout)}
+    changes = {"domain": domain, "registry": registry, "interface": interface,
+               "timeout": None if timeout is None else seconds(timeout)}
     _state.configure({name: value for name, value in changes.items() if value is not None})

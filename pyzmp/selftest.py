@@ -20,8 +20,10 @@ from pyzmp.channels.discovery import discover
 from pyzmp.exceptions import CallTimeout, InvalidCall, NodeDied, NodeExists, RemoteError, UnknownService
 from pyzmp.life import Kind
 from pyzmp.node import Node
+from pyzmp.registry import keys
 from pyzmp.registry.domain import Domain, temporary_directory
 
+SECURE = "tcp://127.0.0.1:*#"  # with the domain's own key behind it
 BOUND = 10.0  # seconds that one check may wait for anything
 
 
@@ -118,7 +120,7 @@ def _checks(directory: str) -> Iterator[tuple[str, Check]]:
     for kind in ("entity", "thread", "process"):
         yield f"{kind}: starts, is found by name, answers, stops", lambda kind=kind: _lifecycle(kind)  # type: ignore[misc]
         for transport, address in _transports(directory):
-            if kind != "process" or transport in ("ipc", "tcp"):
+            if kind != "process" or transport not in ("memory", "inproc"):
                 yield f"{kind} over {transport}", lambda k=kind, a=address: _over(k, a)  # type: ignore[misc]
     yield "errors keep their type and bring their traceback", _errors
     yield "arguments are checked, and the service does not run", _arguments
@@ -131,7 +133,7 @@ def _checks(directory: str) -> Iterator[tuple[str, Check]]:
 
 def _transports(directory: str) -> list[tuple[str, str | None]]:
     return [("memory", None), ("inproc", "inproc://pyzmp-selftest"), ("ipc", f"ipc://{directory}/own"),
-            ("tcp", "tcp://127.0.0.1:*")]
+            ("tcp", "tcp://127.0.0.1:*"), ("tcp with CURVE", SECURE)]
 
 
 def _expect(condition: object, text: str) -> None:
@@ -163,6 +165,8 @@ def _lifecycle(kind: Kind) -> None:
 
 
 def _over(kind: Kind, address: str | None) -> None:
+    if address == SECURE:
+        address += keys.export(Domain.named(runtime.settings().domain))
     with Probe("probe", address, kind=kind):
         _expect(Probe.add(2, 3) == 5, "a plain call")
         _expect(Probe.later([0.5]) == [0.5], "an async service")
@@ -218,7 +222,7 @@ def _unrelated() -> None:
     program = "import pyzmp; print(pyzmp.discover('add', timeout=5)(20, 22))"
     with Probe("probe", kind="process"):
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=BOUND,
-                              check=False, env={**os.environ, "PYZMP_DOMAIN": "selftest"})
+                              check=False, env={**os.environ, "PYZMP_DOMAIN": "selftest", "PYZMP_REGISTRY": ""})
     _expect(done.stdout.strip() == "42", f"it printed {done.stdout!r} {done.stderr!r}")
 
 

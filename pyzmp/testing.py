@@ -95,6 +95,7 @@ def pyzmp_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     name = os.path.basename(directory)
     monkeypatch.setenv("PYZMP_DIR", directory)
     monkeypatch.setenv("PYZMP_DOMAIN", name)
+    monkeypatch.delenv("PYZMP_REGISTRY", raising=False)
     runtime.reset()
     threads = set(threading.enumerate())
     try:

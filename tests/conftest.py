@@ -207,6 +207,7 @@ def domain(request: pytest.FixtureRequest) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYZMP_DIR", str(folder))
         patch.setenv("PYZMP_DOMAIN", home.name)
+        patch.delenv("PYZMP_REGISTRY", raising=False)
         patch.setenv("TMPDIR", str(scratch))
         patch.setattr(tempfile, "tempdir", str(scratch))
         try:
@@ -227,7 +228,7 @@ def domain(request: pytest.FixtureRequest) -> Iterator[Path]:
 def _end_registry(folder: Path) -> None:
     """End the domain's registry, which outlives its last member by a few seconds on purpose."""
     for process in members(folder):
-        if "pyzmp.registry.server" in process.command:
+        if "pyzmp.registry.process" in process.command:
             _signal(process, signal.SIGTERM)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,9 @@ import pytest
 
 import pyzmp
 from pyzmp import runtime
+from pyzmp.exceptions import InvalidAddress
+from pyzmp.protocol.facts import NodeFact
+from pyzmp.registry import keys
 
 
 class Lamp(pyzmp.Node):
@@ -38,7 +42,12 @@ def test_configure_comes_once_before_the_first_use() -> None:
 
 
 @pytest.mark.parametrize(("options", "text"), [
-    ({"registry": "paper"}, "registry: expected 'memory'.*got 'paper'"), ({"timeout": 0}, "timeout"),
+    ({"registry": "paper"}, "registry: 'paper' names none: expected nothing.* or memory, tcp"),
+    ({"timeout": 0}, "timeout"),
+    ({"registry": "tcp://10.0.0.1"}, "expected tcp://host:port"), ({"registry": "tcp://*:4242"}, "have to be said"),
+    ({"registry": "tcp://10.0.0.1:4242#short"}, "no public key of 40"), ({"registry": "etcd://"}, "expected nothing"),
+    ({"registry": "beacon://kitchen"}, "'kitchen' is no place for beacons"),
+    ({"interface": "a b"}, "interface: expected the name or the address of an interface"),
     ({"timeout": float("nan")}, "timeout"), ({"domain": "a/b"}, "'a/b' is no name for a domain"),
     ({"domain": ""}, "no name for a domain")])
 def test_settings_that_cannot_be_are_refused(options: Any, text: str) -> None:
@@ -154,3 +163,58 @@ def test_a_loop_that_was_closed_under_its_nodes_is_forgotten() -> None:
     loop.close()
     with Lamp("another"):
         assert loop not in here.hosts
+
+
+def test_a_node_is_reached_where_it_can_be() -> None:
+    here = runtime.current()
+    addresses = ("memory://loop", "ipc:///tmp/node", "tcp://127.0.0.1:1", "tcp://192.0.2.1:2")
+    lamp = NodeFact("lamp", "somebody", "loop", addresses, "thread", here.member.host, 1, "Lamp")
+    reached = {host: here.target(NodeFact("lamp", owner, "loop", addresses, "thread", host, 1, "Lamp")).address
+               for owner, host in [("somebody", here.member.host), ("somebody", "elsewhere"), (here.member.id, "mine")]}
+    assert reached == {here.member.host: "ipc:///tmp/node", "elsewhere": "tcp://192.0.2.1:2", "mine": "memory://loop"}
+    assert here.target(lamp).shown == "tcp://192.0.2.1:2"
+
+
+@pytest.fixture
+def serving(script: Any) -> Any:
+    """Starts a registry for several hosts, at loopback; returns once it serves."""
+    made: list[subprocess.Popen[str]] = []
+
+    def start() -> None:
+        made.append(script.start("-m", "pyzmp", "registry", "--bind", "tcp://127.0.0.1:*", stdout=subprocess.PIPE,
+                                 stderr=subprocess.DEVNULL))
+        assert made[-1].stdout.readline().startswith("registry ")  # type: ignore[union-attr]
+    yield start
+    for process in made:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+def addresses() -> list[str]:
+    return [address.partition("://")[0] for node in runtime.current().facts().nodes() for address in node.addresses]
+
+
+def test_a_loop_listens_for_other_hosts_as_soon_as_the_registry_serves_them(serving: Any, eventually: Any) -> None:
+    pyzmp.configure(interface="lo")
+    here = runtime.current()
+    with Lamp("lamp"):
+        assert here.interfaces() == ()
+        assert addresses() == ["memory", "ipc"]
+        serving()
+        eventually(lambda: addresses() == ["memory", "ipc", "tcp"], 20)
+        node = here.facts().node("lamp")
+        assert node is not None
+        assert here.domain is not None
+        assert node.addresses[-1].startswith("tcp://127.0.0.1:")
+        assert node.addresses[-1].endswith(f"#{keys.export(here.domain)}")
+        with Lamp("other"), Lamp("own", "tcp://0.0.0.0:*"):
+            assert Lamp.at("other").on() == Lamp.at("own").on() == os.getpid()
+            assert dict(Lamp.on.providers)["own"].startswith("tcp://127.0.0.1:")
+            assert dict(Lamp.on.providers)["other"] == node.addresses[-1]
+
+
+def test_an_interface_that_is_not_there_is_named_at_the_start(serving: Any) -> None:
+    pyzmp.configure(interface="eth77")
+    serving()
+    with pytest.raises(InvalidAddress, match="there is no interface 'eth77'"):
+        Lamp("lamp").start()

@@ -15,7 +15,7 @@ from pyzmp.channels.call import serving
 from pyzmp.exceptions import CallTimeout, UnknownService
 from pyzmp.protocol.deadline import seconds
 from pyzmp.protocol.facts import Member, Provider, Trait
-from pyzmp.protocol.graph import Facts
+from pyzmp.protocol.index import GROUP, Facts
 from pyzmp.protocol.outcomes import unknown
 from pyzmp.protocol.retry import Policy
 from pyzmp.protocol.schema import Signature
@@ -113,13 +113,18 @@ class Channel(Generic[P, R_co]):
         """The error that nobody provides this service, with what is known instead."""
         here = runtime.current()
         facts = here.replica.view.facts
-        others = facts.providers(self.name)
+        node = None if self.node is None else facts.node(self.node)
+        others = facts.providers(self.name) if self.node is None else facts.provider(self.node, self.name)
         where = f"in domain {here.settings.domain!r} ({len(facts.nodes())} node{'s' * (len(facts.nodes()) != 1)} known)"
-        if self.node is not None and facts.node(self.node) is None:
+        if self.node is not None and node is None:
             names = [node.name for node in facts.nodes()]
             text = unknown(self.node, names, where).replace("nobody provides", "there is no node", 1)
-        elif self.node is not None and not any(node.name == self.node for node, _ in others):
-            text = unknown(self.name, [fact.name for fact in facts.services_of(self.node)], f"in node {self.node!r}")
+        elif node is not None and not others:
+            within = facts.members(node.name) if node.kind == GROUP else [node]
+            known = [fact.name for each in within for fact in facts.services_of(each.name)]
+            number = f" ({len(within)} node{'s' * (len(within) != 1)} known)"
+            whole = f"group {node.name!r}{number}" if node.kind == GROUP else f"node {node.name!r}"
+            text = unknown(self.name, known, f"in {whole}")
         elif others:
             signatures = ", ".join(sorted({f"{fact.name}{fact.text} of {node.cls}" for node, fact in others}))
             mine = f" of {self._declaration().cls}" if self._declaration is not None else ""

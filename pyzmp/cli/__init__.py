@@ -8,6 +8,7 @@ import click
 
 from pyzmp import selftest
 from pyzmp.cli.keys import keys
+from pyzmp.cli.registry import registry
 from pyzmp.version import __version__
 
 
@@ -26,3 +27,4 @@ def main(context: click.Context) -> None:
 
 
 main.add_command(keys)
+main.add_command(registry)

@@ -21,6 +21,7 @@ PIECE = 48 << 10  # bytes of facts that go into one message, unless one fact alo
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 LONG = 16384  # characters of a text, at most
+VALUE = 48 << 10  # bytes of a parameter's value, at most
 Text = Annotated[str, msgspec.Meta(max_length=LONG)]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 Key = tuple[str, ...]
@@ -47,7 +48,8 @@ class _Struct(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Member(_Struct, frozen=True, tag="member"):
     """A process that takes part: itself a fact, so that every view knows whose facts it holds.
 
-    ``started`` tells two processes apart that got the same ``pid`` one after the other.
+    ``started`` tells two processes apart that got the same ``pid`` one after the other.  ``doubted`` is the
+    registry's to say: its connection is cut, or it has yet to confirm in a new epoch what it owns.
     """
 
     id: Name
@@ -55,6 +57,7 @@ class Member(_Struct, frozen=True, tag="member"):
     pid: Count
     started: Text
     program: Text = ""
+    doubted: bool = False
 
     @property
     def key(self) -> Key:
@@ -66,7 +69,10 @@ class Member(_Struct, frozen=True, tag="member"):
 
 
 class NodeFact(_Struct, frozen=True, tag="node"):
-    """A node.  ``incarnation`` is the (epoch counter, version) of its registration, given by the log."""
+    """A node.  ``incarnation`` is the (epoch counter, version) of its registration, given by the log.
+
+    ``groups`` are those that it is in, the innermost first.
+    """
 
     name: Name
     owner: Name
@@ -78,6 +84,7 @@ class NodeFact(_Struct, frozen=True, tag="node"):
     cls: Text
     labels: tuple[tuple[Text, Text], ...] = ()
     incarnation: tuple[Count, Count] = (0, 0)
+    groups: tuple[Name, ...] = ()
 
     @property
     def key(self) -> Key:
@@ -111,12 +118,56 @@ class ServiceFact(_Struct, frozen=True, tag="service"):
         return "service", self.node, self.name
 
 
-Fact = Member | NodeFact | ServiceFact
+class ParameterFact(_Struct, frozen=True, tag="parameter"):
+    """A named value of a node, encoded; ``text`` is its type.  ``settable``: others may ask the node to change it."""
+
+    node: Name
+    name: Name
+    owner: Name
+    value: Annotated[bytes, msgspec.Meta(max_length=VALUE)]
+    text: Text = ""
+    settable: bool = False
+
+    @property
+    def key(self) -> Key:
+        return "parameter", self.node, self.name
+
+
+class PublisherFact(_Struct, frozen=True, tag="publisher"):
+    """A node publishes a topic: its ``schema``'s fingerprint, and its type as ``text``."""
+
+    node: Name
+    topic: Name
+    owner: Name
+    schema: Text = ""
+    text: Text = ""
+
+    @property
+    def key(self) -> Key:
+        return "publisher", self.node, self.topic
+
+
+class SubscriberFact(_Struct, frozen=True, tag="subscriber"):
+    """A node listens to a topic: its ``schema``'s fingerprint, and its type as ``text``."""
+
+    node: Name
+    topic: Name
+    owner: Name
+    schema: Text = ""
+    text: Text = ""
+
+    @property
+    def key(self) -> Key:
+        return "subscriber", self.node, self.topic
+
+
+Part = ServiceFact | ParameterFact | PublisherFact | SubscriberFact  # what belongs to a node, and goes with it
+Fact = Member | NodeFact | Part
 Provider = tuple[NodeFact, ServiceFact]
 
 
 class Change(_Struct, frozen=True):
-    """What goes together or not at all.  Deletions come first; a node takes its services with it."""
+    """What goes together or not at all.  Deletions come first; a node takes its parts with it."""
 
     puts: tuple[Fact, ...] = ()
     deletes: tuple[Key, ...] = ()
@@ -135,13 +186,18 @@ class Refusal(_Struct, frozen=True):
 
 
 class Join(_Struct, frozen=True, tag="join"):
-    """Follower to registry: I am a member, and will `Propose` all I own."""
+    """Follower to registry: I am a member of *domain*, and will `Propose` all I own.
+
+    ``number`` counts the member's sessions: what an earlier one has said does not count any more.
+    """
 
     member: Member
+    domain: Text = ""
+    number: Count = 0
 
 
 class Hold(_Struct, frozen=True, tag="hold"):
-    """Member to a new registry: facts of the epoch before, which their owners have yet to confirm."""
+    """Follower to a new registry: who was there in the epoch before, and the nodes that they had."""
 
     facts: tuple[Fact, ...]
 
@@ -165,9 +221,10 @@ class Leave(_Struct, frozen=True, tag="leave"):
 
 
 class Beat(_Struct, frozen=True, tag="beat"):
-    """Registry to everybody, at once when a session opens and then regularly: where the history is."""
+    """Registry to everybody, at once when a session opens and then regularly: where the history of *domain* is."""
 
     position: Position
+    domain: Text = ""
 
 
 class Snapshot(_Struct, frozen=True, tag="snapshot"):
@@ -180,9 +237,14 @@ class Snapshot(_Struct, frozen=True, tag="snapshot"):
 
 
 class Commit(_Struct, frozen=True, tag="commit"):
-    """Registry to its followers: one step of the history.  ``gone`` are owners all of whose facts end."""
+    """Registry to its followers: one step of the history.  ``gone`` are owners all of whose facts end.
+
+    ``after`` is the version of the commit before it: who has that has missed nothing.  One that changes
+    nothing says that all is known up to its position.
+    """
 
     position: Position
+    after: Count
     puts: tuple[Fact, ...] = ()
     deletes: tuple[Key, ...] = ()
     gone: tuple[Name, ...] = ()
@@ -240,7 +302,7 @@ def fitting(fact: Fact) -> Fact:
 def split(change: Change, size: int = PIECE) -> list[Change]:
     """*change*, or where that is larger than *size* bytes what it says in parts, to be made in this order.
 
-    One that puts services of a node stands or falls with the one before that puts the node.
+    One that puts parts of a node stands or falls with the one before that puts the node.
     """
     if len(_encode(change)) <= size:
         return [change]

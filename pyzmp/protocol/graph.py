@@ -10,8 +10,9 @@ come from any thread.
 from __future__ import annotations
 
 import enum
+import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec.structs import replace
 
@@ -25,130 +26,13 @@ from pyzmp.protocol.facts import (
     Member,
     NodeFact,
     Position,
-    Provider,
     Refusal,
-    ServiceFact,
     Snapshot,
     pieces,
 )
+from pyzmp.protocol.index import Facts
 
 TAIL = 4096  # commits that a log keeps for followers that missed some
-
-
-class _Pool:
-    """The providers of one service, and the tuple made of them when it was last asked for."""
-
-    __slots__ = ("built", "changes", "members")
-
-    def __init__(self) -> None:
-        self.members: dict[str, Provider] = {}
-        self.changes = 0
-        self.built: tuple[int, tuple[Provider, ...]] = (0, ())
-
-    def set(self, node: str, provider: Provider | None) -> None:
-        if provider is None:
-            self.members.pop(node, None)
-        else:
-            self.members[node] = provider
-        self.changes += 1  # after the change, so that no reader takes what it built before for fresh
-
-    def all(self) -> tuple[Provider, ...]:
-        changes, providers = self.built
-        while changes != self.changes:
-            changes = self.changes
-            providers = tuple(self.members.copy().values())  # a copy is made at one stroke, whoever writes meanwhile
-            self.built = changes, providers
-        return providers
-
-
-class Facts:
-    """A set of facts with its indexes.  One thread changes it; lookups may come from any thread."""
-
-    def __init__(self) -> None:
-        self._facts: dict[Key, Fact] = {}
-        self._nodes: dict[str, NodeFact] = {}
-        self._services: dict[str, dict[str, ServiceFact]] = {}  # by node
-        self._pools: dict[str, _Pool] = {}  # by service
-
-    def get(self, key: Key) -> Fact | None:
-        return self._facts.get(key)
-
-    def all(self) -> list[Fact]:
-        """Every fact, members first and each node before its services."""
-        return sorted(self._facts.copy().values(), key=lambda fact: _ORDER[type(fact)])
-
-    def owned_by(self, owner: str) -> list[Fact]:
-        return [fact for fact in self._facts.copy().values() if fact.owner == owner]
-
-    def node(self, name: str) -> NodeFact | None:
-        return self._nodes.get(name)
-
-    def nodes(self) -> list[NodeFact]:
-        return list(self._nodes.copy().values())
-
-    def providers(self, service: str) -> tuple[Provider, ...]:
-        """Who provides *service*: the same tuple, the very object, until that changes."""
-        pool = self._pools.get(service)
-        return pool.all() if pool is not None else ()
-
-    def provider(self, node: str, service: str) -> tuple[Provider, ...]:
-        """The one node of that name as a provider of *service*, or nothing."""
-        fact, by = self._services.get(node, {}).get(service), self._nodes.get(node)
-        return () if fact is None or by is None else ((by, fact),)
-
-    def services_of(self, node: str) -> list[ServiceFact]:
-        return list(self._services.get(node, {}).copy().values())
-
-    def services(self) -> dict[str, tuple[Provider, ...]]:
-        """The providers of every service that has some, by its name."""
-        found = ((name, pool.all()) for name, pool in self._pools.copy().items())
-        return {name: providers for name, providers in found if providers}
-
-    def change(self, puts: Iterable[Fact] = (), deletes: Iterable[Key] = (), gone: Sequence[str] = ()) -> None:
-        """Apply one change: deletions first.  A node takes its services with it."""
-        for key in deletes:
-            self._delete(key)
-        for owner in gone:
-            for fact in self.owned_by(owner):
-                self._delete(fact.key)
-        for fact in puts:
-            self._put(fact)
-
-    def _put(self, fact: Fact) -> None:
-        self._facts[fact.key] = fact
-        if isinstance(fact, NodeFact):
-            self._nodes[fact.name] = fact
-            for service in self._services.get(fact.name, {}).values():
-                self._pool(service.name).set(fact.name, (fact, service))
-        elif isinstance(fact, ServiceFact):
-            self._services.setdefault(fact.node, {})[fact.name] = fact
-            node = self._nodes.get(fact.node)
-            if node is not None:
-                self._pool(fact.name).set(fact.node, (node, fact))
-
-    def _delete(self, key: Key) -> None:
-        fact = self._facts.pop(key, None)
-        if isinstance(fact, NodeFact):
-            for service in self._services.pop(fact.name, {}).values():
-                self._facts.pop(service.key, None)
-                self._drop(fact.name, service.name)
-            del self._nodes[fact.name]
-        elif isinstance(fact, ServiceFact):
-            self._services[fact.node].pop(fact.name, None)
-            self._drop(fact.node, fact.name)
-
-    def _pool(self, service: str) -> _Pool:
-        return self._pools.setdefault(service, _Pool())
-
-    def _drop(self, node: str, service: str) -> None:
-        pool = self._pools.get(service)
-        if pool is not None:
-            pool.set(node, None)
-            if not pool.members:
-                del self._pools[service]
-
-
-_ORDER: Mapping[type, int] = {Member: 0, NodeFact: 1, ServiceFact: 2}
 
 
 class Outcome(enum.Enum):
@@ -170,8 +54,11 @@ class View:
         self.position: Position | None = None
         self.facts = Facts()
         self._pieces: list[Snapshot] = []
+        self._changes = 0  # odd in the midst of a change
+        self._heard = 0.0
+        self._doubts: dict[str, float] = {}  # the owners that are doubted, and since when
 
-    def load(self, snapshot: Snapshot) -> Outcome:
+    def load(self, snapshot: Snapshot, now: float = 0.0) -> Outcome:
         """Take a piece of a snapshot; the view switches to it, all at once, with its last piece."""
         outcome = self._judge(snapshot.position)
         if outcome is not Outcome.GAP:  # what lies ahead, in this epoch or a later one, is what a snapshot is for
@@ -185,25 +72,68 @@ class View:
             taken, self._pieces = self._pieces, []
             facts = Facts()
             facts.change(fact for piece in taken for fact in piece.facts)
-            self.facts, self.position = facts, snapshot.position
+            self._become(facts, snapshot.position)
+            before, self._doubts = self._doubts, {}
+            self._doubt((fact for piece in taken for fact in piece.facts), before, now)
+            self._heard = now
         return Outcome.APPLIED
 
-    def apply(self, commit: Commit) -> Outcome:
+    def apply(self, commit: Commit, now: float = 0.0) -> Outcome:
         """Take one commit, if it is the next one."""
         outcome = self._judge(commit.position)
-        if outcome is not Outcome.GAP or not self._follows(commit.position):
+        if outcome is not Outcome.GAP or not self._follows(commit):
             return outcome
-        self.facts.change(commit.puts, commit.deletes, commit.gone)
-        self.position = commit.position
+        self._changes += 1
+        try:
+            self.facts.change(commit.puts, commit.deletes, commit.gone)
+            self.position = commit.position
+        finally:  # whoever reads meanwhile waits for it
+            self._changes += 1
+        self._doubt(commit.puts, self._doubts, now)
+        for owner in commit.gone:
+            self._doubts.pop(owner, None)
+        self._heard = now
         return Outcome.APPLIED
+
+    def whole(self) -> tuple[Position | None, list[Fact]]:
+        """The position and every fact there, in no order, which belong together; any thread may ask."""
+        while True:
+            changes, position, facts = self._changes, self.position, self.facts.copied()
+            if not changes % 2 and changes == self._changes:
+                return position, facts
 
     def forget(self) -> None:
         """Know nothing, as before the first snapshot: for a view whose members are all known to be gone."""
-        self.position, self.facts = None, Facts()
+        self._become(Facts(), None)
+        self._doubts = {}
 
-    def hear(self, beat: Beat) -> Outcome:
+    def _become(self, facts: Facts, position: Position | None) -> None:
+        self._changes += 1
+        self.facts, self.position = facts, position
+        self._changes += 1
+
+    def hear(self, beat: Beat, now: float = 0.0) -> Outcome:
         """What a beat says about this view: that it is complete (DUPLICATE), misses something, or is another's."""
-        return self._judge(beat.position)
+        outcome = self._judge(beat.position)
+        if outcome is Outcome.DUPLICATE:
+            self._heard = now
+        return outcome
+
+    def confirmed(self, owner: str, now: float) -> float:
+        """Seconds since *owner* was last known to be connected to the registry; infinite where it is not known.
+
+        *now* is of the clock by which the messages came: monotonic seconds in a replica.
+        """
+        if self.facts.get(("member", owner)) is None:
+            return math.inf
+        return max(0.0, now - self._doubts.get(owner, self._heard))
+
+    def _doubt(self, puts: Iterable[Fact], before: Mapping[str, float], now: float) -> None:
+        for fact in puts:
+            if isinstance(fact, Member) and fact.doubted:
+                self._doubts[fact.id] = before.get(fact.id, now)
+            elif isinstance(fact, Member):
+                self._doubts.pop(fact.id, None)
 
     def reached(self, position: Position) -> bool:
         """Whether the view contains *position*, or follows a later registry."""
@@ -220,9 +150,9 @@ class View:
             return Outcome.FOREIGN
         return Outcome.DUPLICATE if position.version <= mine.version else Outcome.GAP
 
-    def _follows(self, position: Position) -> bool:
+    def _follows(self, commit: Commit) -> bool:
         mine = self.position
-        return mine is not None and mine.epoch == position.epoch and mine.version + 1 == position.version
+        return mine is not None and mine.epoch == commit.position.epoch and mine.version == commit.after
 
 
 class _Draft:
@@ -243,8 +173,8 @@ class _Draft:
         if fact is None:
             return
         if isinstance(fact, NodeFact):
-            for service in self._facts.services_of(fact.name):
-                self.puts.pop(service.key, None)
+            for part in self._facts.parts(fact.name):
+                self.puts.pop(part.key, None)
         self.puts.pop(key, None)
         self.deletes[key] = None
         self._facts.change(deletes=(key,))
@@ -255,46 +185,82 @@ class Log:
 
     Each method that changes something returns the commit to send to the followers, or None where
     nothing changed.
+
+    What followers *hold* of the epoch before is no part of the history.  It says for whom to wait, and keeps
+    the names of nodes for those who had them.
     """
 
     def __init__(self, epoch: Epoch) -> None:
         self.position = Position(epoch, 0)
         self.facts = Facts()
         self._tail: deque[Commit] = deque(maxlen=TAIL)
-        self._held: dict[Key, str] = {}
-        self._settled: set[str] = set()
+        self._held: dict[str, dict[Key, Member | NodeFact]] = {}  # by owner
+        self._reserved: dict[str, dict[str, NodeFact]] = {}  # what is held of nodes, by name and owner
+        self._stale: dict[str, set[Key]] = {}  # by owner: what is in the graph, and has to be confirmed anew
+        self._settled: set[str] = set()  # owners that have told all they own, or are gone
 
     @property
-    def unconfirmed(self) -> set[str]:
+    def unconfirmed(self) -> list[str]:
         """The owners of facts of the epoch before that have not confirmed them."""
-        return set(self._held.values())
+        return list(self._held)
+
+    def held_of(self, owner: str) -> list[Member | NodeFact]:
+        """What is held of an owner that has not confirmed it."""
+        return list(self._held.get(owner, {}).values())
+
+    def reserved(self, node: NodeFact) -> NodeFact | None:
+        """What is held under the name of *node* for another owner, registered later than that."""
+        found = [held for owner, held in self._reserved.get(node.name, {}).items()
+                 if owner != node.owner and held.incarnation > node.incarnation]
+        return max(found, key=lambda held: held.incarnation, default=None)
+
+    def hold(self, facts: Iterable[Fact]) -> set[str]:
+        """Wait for the owners of facts of the epoch before, unless they have spoken since; those that are new."""
+        new: set[str] = set()
+        for fact in facts:
+            if fact.owner in self._settled or not isinstance(fact, Member | NodeFact):
+                continue
+            if fact.owner not in self._held:
+                new.add(fact.owner)
+            self._held.setdefault(fact.owner, {})[fact.key] = fact
+            if isinstance(fact, NodeFact):
+                self._reserved.setdefault(fact.name, {})[fact.owner] = fact
+        return new
+
+    def release(self, owner: str) -> None:
+        """Wait for *owner* no longer, which has not spoken in this epoch."""
+        self._settled.add(owner)
+        for fact in self._held.pop(owner, {}).values():
+            if isinstance(fact, NodeFact):
+                self._reserved[fact.name].pop(owner, None)
+                if not self._reserved[fact.name]:
+                    del self._reserved[fact.name]
 
     def join(self, member: Member) -> Commit | None:
         """Take a member in, for the first time or again: what it owned has to be confirmed anew."""
         draft = _Draft(self.facts)
-        for fact in self.facts.owned_by(member.id):
-            self._held[fact.key] = member.id
-        self._put(draft, member)
+        if self.facts.get(member.key) is not None:
+            self._stale[member.id] = {fact.key for fact in self.facts.owned_by(member.id)} - {member.key}
+        draft.put(member)
         return self._commit(draft)
 
-    def hold(self, facts: Iterable[Fact]) -> Commit | None:
-        """Take over facts of the epoch before, unconfirmed, unless their owner has spoken since."""
+    def doubt(self, owner: str) -> Commit | None:
+        """Say that the connection of a member is cut."""
         draft = _Draft(self.facts)
-        for fact in facts:
-            if fact.owner not in self._settled and self.facts.get(fact.key) is None and self._stands(fact):
-                draft.put(fact)
-                self._held[fact.key] = fact.owner
+        member = self.facts.get(("member", owner))
+        if isinstance(member, Member):
+            draft.put(replace(member, doubted=True))
         return self._commit(draft)
 
     def propose(self, member: Member, changes: Iterable[Change] = (), *,
                 complete: bool = False) -> tuple[Commit | None, tuple[Refusal, ...]]:
         """Take those of a member's *changes* that may be; the others are refused, each by itself.
 
-        *complete*: the member has now confirmed all it owns, so what is still held of it ends.
+        *complete*: the member has now confirmed all it owns, so what is not confirmed ends.
         """
         draft = _Draft(self.facts)
         refusals: list[Refusal] = []
-        self._put(draft, member)
+        draft.put(member)
         for index, change in enumerate(changes):
             refusal = self._refusal(index, member, change)
             if refusal is None:
@@ -302,16 +268,19 @@ class Log:
             else:
                 refusals.append(refusal)
         if complete:
-            self._settle(draft, member.id)
+            for key in self._stale.pop(member.id, ()):
+                draft.delete(key)
+            self.release(member.id)
         return self._commit(draft), tuple(refusals)
 
     def drop(self, owner: str) -> Commit | None:
         """Withdraw every fact of a process that has left or is gone."""
-        self._forget(owner)
+        self._stale.pop(owner, None)
+        self.release(owner)
         if not self.facts.owned_by(owner):
             return None
         self.facts.change(gone=(owner,))
-        return self._append(Commit(self._next(), gone=(owner,)))
+        return self._append(Commit(self._next(), self.position.version, gone=(owner,)))
 
     def snapshot(self) -> Iterator[Snapshot]:
         """Everything, in pieces to be sent one after the other with no commit in between."""
@@ -330,51 +299,46 @@ class Log:
         new = {fact.name for fact in change.puts if isinstance(fact, NodeFact)}
         for key in change.deletes:
             known = self.facts.get(key)
-            if known is not None and known.owner != member.id:
+            if known is not None and (known.owner != member.id or isinstance(known, Member)):
                 return Refusal(index, f"{_named(key)} is not for pid {member.pid} on {member.host} to withdraw")
         for fact in change.puts:
-            known = self.facts.get(fact.key)
-            other = known is not None and known.owner != member.id
-            if other and isinstance(fact, NodeFact) and isinstance(known, NodeFact):
-                # What is held may be a life of the node that ended before: the later registration has the name.
-                if fact.key in self._held and fact.incarnation > known.incarnation:
-                    continue
-                return Refusal(index, fact.name, run_by(known, fact.host), run_by(fact, fact.host))
-            if fact.owner != member.id or not (self._stands(fact) or fact.key[1] in new):
+            if fact.owner != member.id or isinstance(fact, Member):
+                return Refusal(index, f"{_named(fact.key)} is not for pid {member.pid} on {member.host} to announce")
+            if isinstance(fact, NodeFact):
+                other = self._rival(fact)
+                if other is not None:
+                    return Refusal(index, fact.name, run_by(other, fact.host), run_by(fact, fact.host))
+            elif fact.node not in new and getattr(self.facts.node(fact.node), "owner", "") != member.id:
                 return Refusal(index, f"{_named(fact.key)} is not for pid {member.pid} on {member.host} to announce")
         return None
 
-    def _stands(self, fact: Fact) -> bool:
-        """Whether the node that a service belongs to is there, and its owner's."""
-        node = self.facts.node(fact.node) if isinstance(fact, ServiceFact) else fact
-        return node is not None and node.owner == fact.owner
+    def _rival(self, fact: NodeFact) -> NodeFact | None:
+        """Who has the name of *fact* by right, if not its owner: of two that had it before the epoch, the later."""
+        known = self.facts.node(fact.name)
+        if known is not None and known.owner != fact.owner and not (
+                fact.owner not in self._settled and known.incarnation < fact.incarnation
+                and fact.incarnation[0] < self.position.epoch.counter):
+            return known
+        return self.reserved(fact)
 
     def _take(self, draft: _Draft, change: Change) -> None:
         for key in change.deletes:
             draft.delete(key)
-            self._held.pop(key, None)
         for fact in change.puts:
-            self._put(draft, fact)
+            self._stale.get(fact.owner, set()).discard(fact.key)
+            draft.put(self._registered(draft, fact) if isinstance(fact, NodeFact) else fact)
 
-    def _put(self, draft: _Draft, fact: Fact) -> None:
-        known = self.facts.get(fact.key)
-        if known is not None and known.owner != fact.owner:  # held for somebody who has lost the name since
+    def _registered(self, draft: _Draft, fact: NodeFact) -> NodeFact:
+        """*fact* with the incarnation that it has or gets.  A rival that has lost the name goes."""
+        known = self.facts.node(fact.name)
+        if known is not None and known.owner != fact.owner:
             draft.delete(fact.key)
             known = None
-        if isinstance(fact, NodeFact) and fact.incarnation == (0, 0):
-            now = self.position.epoch.counter, self.position.version + 1
-            fact = replace(fact, incarnation=known.incarnation if isinstance(known, NodeFact) else now)
-        self._held.pop(fact.key, None)
-        draft.put(fact)
-
-    def _settle(self, draft: _Draft, owner: str) -> None:
-        for key in [key for key, held in self._held.items() if held == owner]:
-            draft.delete(key)
-        self._forget(owner)
-
-    def _forget(self, owner: str) -> None:
-        self._settled.add(owner)
-        self._held = {key: held for key, held in self._held.items() if held != owner}
+        if fact.incarnation != (0, 0):
+            return fact
+        known = known or self._reserved.get(fact.name, {}).get(fact.owner)
+        now = self.position.epoch.counter, self.position.version + 1
+        return replace(fact, incarnation=known.incarnation if known is not None else now)
 
     def _next(self) -> Position:
         return Position(self.position.epoch, self.position.version + 1)
@@ -382,7 +346,8 @@ class Log:
     def _commit(self, draft: _Draft) -> Commit | None:
         if not draft.puts and not draft.deletes:
             return None
-        return self._append(Commit(self._next(), tuple(draft.puts.values()), tuple(draft.deletes)))
+        return self._append(Commit(self._next(), self.position.version, tuple(draft.puts.values()),
+                                   tuple(draft.deletes)))
 
     def _append(self, commit: Commit) -> Commit:
         self.position = commit.position

@@ -7,6 +7,8 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
+from msgspec.structs import replace
+
 from pyzmp.exceptions import NodeExists
 from pyzmp.protocol import facts, graph
 from pyzmp.protocol.facts import Change, Fact, Key, Position
@@ -36,6 +38,7 @@ class _Item:
         for future in self.waiting:
             if not future.done():
                 future.set_exception(error)
+                future.exception()  # nobody may wait for it, as for what undoes something given up
 
 
 class Announcer:
@@ -46,13 +49,15 @@ class Announcer:
     """
 
     def __init__(self, member: facts.Member, loop: asyncio.AbstractEventLoop, say: Callable[[facts.Message], None],
-                 reached: Callable[[Position], bool]) -> None:
-        self._member, self._loop, self._say, self._reached = member, loop, say, reached
+                 reached: Callable[[Position], bool], domain: str = "") -> None:
+        self._member, self._loop, self._say, self._reached, self._domain = member, loop, say, reached, domain
         self._own: dict[str, dict[Key, Fact]] = {}  # by node
         self._queue: list[_Item] = []
         self._sent: dict[int, list[_Item]] = {}
         self._unreached: list[tuple[Position, _Item]] = []
         self._numbers = itertools.count(1)
+        self._joins = itertools.count(1)
+        self._contested: set[str] = set()  # names of own nodes that were seen as another's
         self._flushing = False
         self._open = False
 
@@ -83,22 +88,17 @@ class Announcer:
         if change is not None:
             self.withdraw(fact.key for fact in change.puts)
 
-    def introduce(self, held: Iterable[Fact] = ()) -> None:
-        """Tell the registry of a new session who this is and all that it owns; what is unsettled is part of that.
-
-        *held* are facts of others, for a registry that begins a new epoch.
-        """
+    def introduce(self) -> None:
+        """Tell the registry of a new session who this is and all that it owns; what is unsettled is part of that."""
         self._open = True
-        self._say(facts.Join(self._member))
-        for part in facts.pieces(held):
-            if part:
-                self._say(facts.Hold(part))
+        self._say(facts.Join(self._member, self._domain, next(self._joins)))
         items = {node: _Item(Change(puts=tuple(own.values()))) for node, own in self._own.items()}
         rest = _Item(Change())
-        for item in (*itertools.chain(*self._sent.values()), *self._queue):
+        settled = (item for _, item in self._unreached)  # before the view could show it: another registry decides anew
+        for item in (*settled, *itertools.chain(*self._sent.values()), *self._queue):
             nodes = {fact.key[1] for fact in item.change.puts}
             items.get(nodes.pop() if nodes else "", rest).waiting.update(item.waiting)
-        self._sent, self._queue = {}, []
+        self._sent, self._queue, self._unreached = {}, [], []
         self._propose([*items.values(), rest], complete=True)
 
     def interrupt(self) -> None:
@@ -106,10 +106,26 @@ class Announcer:
         self._open = False
 
     def learn(self, known: Iterable[Fact]) -> None:
-        """Own facts as the registry has them, with their incarnations."""
+        """Own nodes as the registry has them, with their incarnations; and names of theirs that are another's."""
         for fact in known:
-            if fact.owner == self._member.id and fact.key in self._own.get(fact.key[1], {}):
-                self._own[fact.key[1]][fact.key] = fact
+            own = self._own.get(fact.key[1], {}).get(fact.key) if isinstance(fact, facts.NodeFact) else None
+            if not isinstance(own, facts.NodeFact) or not isinstance(fact, facts.NodeFact):
+                continue
+            if fact.owner == self._member.id:
+                self._own[fact.name][fact.key] = replace(own, incarnation=fact.incarnation)
+            else:
+                self._contested.add(fact.name)
+
+    def review(self, node: Callable[[str], facts.NodeFact | None]) -> None:
+        """The view is complete: own no longer the nodes that were lost while no registry heard of this process."""
+        if self._contested and not (self._sent or self._queue or self._unreached):
+            contested, self._contested = self._contested, set()
+            for name in contested:
+                other = node(name)
+                if other is not None and other.owner != self._member.id and name in self._own:
+                    self._disown(other.key)
+                    log.error("this process was away for too long: the node %r is now run by %s", name,
+                              graph.run_by(other, self._member.host))
 
     def settle(self, message: facts.Settled) -> None:
         """The registry has decided on a proposal."""
@@ -181,8 +197,11 @@ class Announcer:
             self._say(facts.Propose(number, part, complete and place == len(parts)))
 
     def _refuse(self, item: _Item, error: Exception) -> None:
+        later = {fact.key for other in (*itertools.chain(*self._sent.values()), *self._queue) if other is not item
+                 for fact in other.change.puts}
         for fact in item.change.puts:
-            self._disown(fact.key)
+            if fact.key not in later:  # else it was withdrawn and is announced again
+                self._disown(fact.key)
         if not item.waiting:
             log.error("the registry took back what this process had announced: %s", error)
         item.fail(error)

@@ -45,7 +45,7 @@ if os.fork():
 sys.path[:] = [entry for entry in sys.path if entry] + [sys.argv.pop()]
 root = sys.modules["pyzmp"] = type(sys)("pyzmp")
 root.__path__ = [sys.argv.pop()]
-from pyzmp.registry.server import main
+from pyzmp.registry.process import main
 main(sys.argv[1:])
 """
 
@@ -140,7 +140,7 @@ class Domain(msgspec.Struct, frozen=True):
     def current(self, above: int = 0) -> int | None:
         """The counter of the registry that lives, if it is higher than *above*."""
         candidates = (counter for counter in self.counters() if counter > above)
-        return next((counter for counter in candidates if _is_held(self._lock(counter))), None)
+        return next((counter for counter in candidates if _is_held(self.lock(counter))), None)
 
     def claim(self, above: int) -> tuple[int, Lock]:
         """Make this process the next registry, higher than *above* and all before; its counter and its lock.
@@ -151,12 +151,12 @@ class Domain(msgspec.Struct, frozen=True):
         """
         while True:
             counter = max([above, *self.counters()]) + 1
-            lock = Lock.take(self._lock(counter), os.O_EXCL)
+            lock = Lock.take(self.lock(counter), os.O_EXCL)
             if lock is not None:
                 break
         for dead in self.counters():
-            if dead < counter and not _is_held(self._lock(dead)):
-                for path in (f"{self.path}/registry-{dead}", self._lock(dead)):
+            if dead < counter and not _is_held(self.lock(dead)):
+                for path in (f"{self.path}/registry-{dead}", self.lock(dead)):
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(path)
         remains.sweep(self.path, os.fstat(lock.descriptor).st_mtime - FRESH)
@@ -181,7 +181,8 @@ class Domain(msgspec.Struct, frozen=True):
             return f"{words.rpartition(chr(10))[2]} (all of it is in {path})" if words else "it ended without a word"
         return "it left no log"
 
-    def _lock(self, counter: int) -> str:
+    def lock(self, counter: int) -> str:
+        """The path of the file that the registry *counter* holds a lock on."""
         return f"{self.path}/registry-{counter}.lock"
 
 

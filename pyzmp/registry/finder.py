@@ -1,14 +1,21 @@
-"""Finding the registry to follow: the one that is there, one to be started, or one inside this process."""
+"""Finding the registry to follow: inside this process, on this host, at an address, or by beacon."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from pyzmp.exceptions import RegistryUnavailable
+from msgspec.structs import replace
+
+from pyzmp.exceptions import InvalidAddress, RegistryUnavailable
 from pyzmp.protocol import facts
-from pyzmp.registry.domain import LEASE, LINGER, Domain, Lock, Starting
+from pyzmp.registry import reach, remains
+from pyzmp.registry.domain import FRESH, LEASE, LINGER, Domain, Lock, Starting
+from pyzmp.registry.link import Native, NativeLink
+from pyzmp.transport.address import parse
 from pyzmp.transport.context import Context
 
 if TYPE_CHECKING:
@@ -16,18 +23,52 @@ if TYPE_CHECKING:
 
 START = 10.0  # seconds in which a registry's process must be ready
 COURTESY = 3.0  # seconds for which another process may keep the start lock before it counts as stuck
+HEARING = 1.0  # seconds for which one look listens for beacons
 _ASK = 0.01  # seconds between two looks whether it has finished
+_EXPECTED = ("expected nothing, for one of this host's own, or memory, tcp://HOST:PORT#KEY, beacon, "
+             "beacon://ADDRESS:PORT or etcd://HOST:PORT,HOST:PORT")
+
+
+class Link(Protocol):
+    """One session with a registry, in the loop's thread."""
+
+    def say(self, message: facts.Message) -> None:
+        """Send; dropped once the session has ended."""
+
+    def close(self) -> None:
+        """End the session.  Once is enough, twice does no harm."""
+
+
+class Place(Protocol):
+    """A registry that was found."""
+
+    address: str  # for messages, and to tell one from another
+    counter: int  # of its epoch where that is known beforehand, else 0
+
+    def open(self, hear: Callable[[facts.Message], None], over: Callable[[str], None]) -> Link:
+        """Begin a session, in the running loop: *hear* gets its messages, *over* once the reason when it ended.
+
+        It may end at once, before this returns.  The first message is a `Beat`.
+        """
 
 
 class Finder(Protocol):
     """Where a replica gets its registries from."""
 
-    place: str  # for messages: where is looked
+    @property
+    def place(self) -> str:
+        """Where is looked, for messages."""
 
-    async def find(self, above: int, *, start: bool) -> str | None:
-        """The address of a registry with a counter higher than *above*, started where *start* says so; None without.
+    async def find(self, above: int, *, start: bool) -> Place | None:
+        """A registry with a counter higher than *above*, started where *start* says so; None where there is none.
 
-        The address ends with ``-`` and the counter.  Raises RegistryUnavailable, which says why.
+        Raises RegistryUnavailable, which says why.
+        """
+
+    def interfaces(self) -> Sequence[str] | None:
+        """The addresses of ours at which other hosts reach what listens; None where the domain has this host only.
+
+        As the registry that was found last makes it; from any thread.
         """
 
     def close(self) -> None:
@@ -35,6 +76,47 @@ class Finder(Protocol):
 
     def close_inherited(self) -> None:
         """In a forked child: close the descriptors that are the parent's."""
+
+
+def check_registry(text: object) -> str:
+    """*text*, if it says where a registry is; raises ValueError, which says why not."""
+    if not isinstance(text, str):
+        raise TypeError(f"registry: expected a text, got {text!r}")
+    scheme, _, rest = text.partition("://")
+    try:
+        if scheme == "tcp":
+            _check_remote(text)
+        elif scheme == "beacon":
+            from pyzmp.registry import beacon  # seldom needed, and costs to import
+
+            beacon.place(rest, "")
+        elif text not in ("", "memory") and not (scheme == "etcd" and rest):
+            raise ValueError(_EXPECTED)
+    except ValueError as error:
+        raise ValueError(f"registry: {text!r} names none: {error}") from error
+    return text
+
+
+def _check_remote(text: str) -> None:
+    address = parse(text)
+    if address.rest.endswith((":*", ":0")) or address.rest.startswith("*"):
+        raise InvalidAddress("its host and its port have to be said")
+
+
+def finder_for(registry: str, context: Context, domain: Domain | None, loop: asyncio.AbstractEventLoop) -> Finder:
+    """What finds the *registry*, which is checked, of *domain*: None for one inside this process."""
+    scheme, _, rest = registry.partition("://")
+    if domain is None:
+        return Inside(context, loop)
+    if scheme == "tcp":
+        return AtAddress(context, domain, registry)
+    if scheme == "beacon":
+        return ByBeacon(context, domain, rest)
+    if scheme == "etcd":
+        from pyzmp.registry.etcd import Etcd  # an extra
+
+        return Etcd(context, domain, registry)
+    return OnHost(context, domain)
 
 
 class Inside:
@@ -47,14 +129,17 @@ class Inside:
         self._registry: Registry | None = None
         self._address = ""
 
-    async def find(self, above: int, *, start: bool) -> str | None:
+    async def find(self, above: int, *, start: bool) -> Native | None:
         if self._registry is None:
             from pyzmp.registry.server import Registry  # seldom needed here, and costs to import
 
             epoch = facts.Epoch(1, os.urandom(8).hex())
             self._registry = Registry(self._context, self._loop, epoch, linger=None)
             self._address = self._registry.bind(f"memory://registry-{epoch.nonce}-{epoch.counter}")
-        return self._address
+        return Native(self._context, self._address, 1)
+
+    def interfaces(self) -> None:
+        return None
 
     def close(self) -> None:
         if self._registry is not None:
@@ -67,14 +152,15 @@ class Inside:
 class OnHost:
     """The registry of a domain on this host, in a process of its own."""
 
-    def __init__(self, domain: Domain, *, lease: float = LEASE, linger: float = LINGER) -> None:
+    def __init__(self, context: Context, domain: Domain, *, lease: float = LEASE, linger: float = LINGER) -> None:
         self.place = domain.path
-        self._domain = domain
+        self._context, self._domain = context, domain
         self._lease, self._linger = lease, linger
         self._lock: Lock | None = None
         self._starting: Starting | None = None
+        self._counter = 0
 
-    async def find(self, above: int, *, start: bool) -> str | None:
+    async def find(self, above: int, *, start: bool) -> Native | None:
         if start:
             self._domain.make()
         elif not self._domain.exists():
@@ -82,7 +168,11 @@ class OnHost:
         counter = self._domain.current(above)
         if counter is None and start:
             counter = await self._start(above)
-        return None if counter is None else self._domain.registry(counter)
+        self._counter = counter or self._counter
+        return None if counter is None else Native(self._context, self._domain.registry(counter), counter)
+
+    def interfaces(self) -> Sequence[str] | None:
+        return reach.noted(self._domain, self._counter)
 
     def close(self) -> None:
         pass
@@ -132,3 +222,97 @@ class OnHost:
             if starting.pipe >= 0:
                 loop.remove_reader(starting.pipe)
                 starting.abandon()
+
+
+class Elsewhere:
+    """What those have in common who find a registry that may be on another host: this one has none to look after it."""
+
+    def __init__(self, context: Context, domain: Domain) -> None:
+        self._context, self._domain = context, domain
+        self._prepared = False
+
+    def prepare(self) -> None:
+        """Make the directory for the sockets of this host's nodes, once without those that killed ones have left."""
+        self._domain.make()
+        if not self._prepared:
+            self._prepared = True
+            remains.sweep(self._domain.path, time.time() - FRESH)  # noqa: TID251  what files tell
+
+    def close(self) -> None:
+        pass
+
+    def close_inherited(self) -> None:
+        pass
+
+
+class AtAddress(Elsewhere):
+    """A registry on any host, at a TCP address.  It proves the key in that, or else the domain's own."""
+
+    def __init__(self, context: Context, domain: Domain, address: str) -> None:
+        super().__init__(context, domain)
+        self._address = parse(address)
+        self.place = self._address.endpoint
+
+    async def find(self, above: int, *, start: bool) -> Native:
+        """It, whatever its counter: it begins again above those that its members have seen."""
+        if start:
+            self.prepare()
+        if self._address.key:
+            return Native(self._context, str(self._address))
+        return _Own(self._context, str(replace(self._address, key=self._context.public_key())))
+
+    def interfaces(self) -> Sequence[str]:
+        return reach.interfaces(self._address.endpoint)
+
+
+class ByBeacon(Elsewhere):
+    """A registry that tells on the local network where it is, at *where*, as ``ADDRESS:PORT``."""
+
+    def __init__(self, context: Context, domain: Domain, where: str) -> None:
+        from pyzmp.registry import beacon  # seldom needed, and costs to import
+
+        super().__init__(context, domain)
+        self._where = beacon.place(where, "")
+        self._ear = beacon.Ear(domain.name, self._allows)
+        self._found = ""
+
+    @property
+    def place(self) -> str:
+        return (f"the beacons of domain {self._domain.name!r} at UDP port {self._where[1]}, where those of "
+                f"{self._found or 'none that is let in here'} were heard and {self._ear.dropped} others dropped")
+
+    async def find(self, above: int, *, start: bool) -> Native | None:
+        """One that was heard of, whatever its counter; None after a while without."""
+        if start:
+            self.prepare()
+        security = self._context.security()
+        if security is not None:
+            security.access.refresh()
+        await self._ear.open(self._where)
+        found = await self._ear.hear(HEARING)
+        self._found = found or self._found
+        return None if found is None else Native(self._context, found)
+
+    def _allows(self, key: str) -> bool:
+        security = self._context.security()
+        return security is not None and security.access.allows(key)
+
+    def interfaces(self) -> Sequence[str]:
+        return reach.interfaces(self._found) if self._found else []
+
+    def close(self) -> None:
+        self._ear.close()
+
+    def close_inherited(self) -> None:
+        self._ear.close_inherited()
+
+
+class _Own(Native):
+    """A registry that is expected to prove the domain's own key, as no other was said."""
+
+    def open(self, hear: Callable[[facts.Message], None], over: Callable[[str], None]) -> NativeLink:
+        def told(reason: str) -> None:
+            over(f"{reason}; that is the domain's own key on this host, since none stands behind the address: give "
+                 "the registry's, as tcp://HOST:PORT#KEY" if reason.startswith("refused: the key of") else reason)
+
+        return super().open(hear, told)

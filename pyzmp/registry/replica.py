@@ -15,23 +15,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from pyzmp.exceptions import MalformedMessage, PyzmpError, RegistryUnavailable
+from pyzmp.exceptions import PyzmpError, RegistryUnavailable
 from pyzmp.protocol import facts
-from pyzmp.protocol.envelope import Hello, Note, Parcel
 from pyzmp.protocol.facts import Fact, Key, Position
-from pyzmp.protocol.graph import Outcome, View
+from pyzmp.protocol.following import Following
+from pyzmp.protocol.graph import View
 from pyzmp.registry.announcer import Announcer
 from pyzmp.registry.domain import BEAT, is_gone
-from pyzmp.registry.finder import START, Finder
-from pyzmp.transport.context import Context
-from pyzmp.transport.loop import Session, session_id
+from pyzmp.registry.finder import START, Finder, Link, Place
 
 FIRST_LOOK = 1.0  # seconds that a process waits for its first snapshot, at most
 SILENCE = 3.0  # seconds without a beat after which a registry counts as lost
 _GLANCE = 0.05  # seconds between two looks for a registry while somebody waits and none is there
 _PAUSES = 0.01, 1.0  # seconds before connecting again: the first, doubled up to the last
+_REFUSALS = "refused", "the registry sent this peer away"  # how the reasons begin that go on being so
 _FAREWELL = 0.5  # seconds that the registry has to answer a member that leaves
-_PATIENCE = 4  # beats after which a question for what is missing is asked again
 
 T = TypeVar("T")
 log = logging.getLogger("pyzmp.registry")
@@ -46,26 +44,25 @@ class Replica:
     Made before *loop* runs or in its thread, which alone may use what does not say otherwise.
     """
 
-    def __init__(self, context: Context, loop: asyncio.AbstractEventLoop, member: facts.Member, finder: Finder) -> None:
-        self.view = View()
+    def __init__(self, loop: asyncio.AbstractEventLoop, member: facts.Member, finder: Finder,
+                 domain: str = "") -> None:
         self.member = member
         self.stale_since: float | None = time.monotonic()
-        self._context, self._loop, self._finder = context, loop, finder
-        self._announcer = Announcer(member, loop, self._say, self.view.reached)
-        self._takes_part = False
+        self._loop, self._finder = loop, finder
+        self.view = View()
+        self._announcer = Announcer(member, loop, self._say, self.view.reached, domain)
+        self._following = Following(self.view, member.id, self._say, self._announcer.introduce, domain)
         self._task: asyncio.Task[None] | None = None
-        self._session: Session | None = None
+        self._link: Link | None = None
+        self._address = ""  # of the registry that is followed, or was
         self._ended: asyncio.Future[str] = loop.create_future()
         self._left: asyncio.Future[str] = loop.create_future()
-        self._greeted = False
-        self._asked = 0  # beats since the question for what is missing; 0 when nothing is
         self._silent = 0.0
-        self._above = 0  # registries up to this counter are not followed any more
+        self._failure = "", ""  # where, and why, no registry could be followed the last time
         self._wanted = asyncio.Event()
         self._lookers: list[asyncio.Future[bool]] = []
-        self._lock = threading.Lock()
-        self._callbacks: tuple[Callable[[], object], ...] = ()
-        self._waiting = 0
+        self._callbacks: dict[object, Callable[[], object]] = {}  # changed at one stroke, by finalisers too
+        self._waiting: dict[object, None] = {}
 
     # -- for any thread --------------------------------------------------------------------------------------------
 
@@ -92,13 +89,25 @@ class Replica:
 
     def on_change(self, callback: Callable[[], object]) -> Callable[[], None]:
         """Have *callback* called, in the loop's thread, after each change of the view; returns what ends that."""
-        with self._lock:
-            self._callbacks = (*self._callbacks, callback)
+        key = object()
+        self._callbacks[key] = callback
 
         def end() -> None:
-            with self._lock:
-                self._callbacks = tuple(known for known in self._callbacks if known is not callback)
+            self._callbacks.pop(key, None)
 
+        return end
+
+    def attend(self, wake: Callable[[], object]) -> Callable[[], None]:
+        """As `on_change`, and until that ends a registry is looked for wherever none is followed."""
+        key, unhook = object(), self.on_change(wake)
+        self._waiting[key] = None
+
+        def end() -> None:
+            unhook()
+            self._waiting.pop(key, None)
+
+        if not self.following:
+            self._loop.call_soon_threadsafe(self._want)
         return end
 
     def wait_until(self, predicate: Callable[[View], T], timeout: float | None) -> T:
@@ -134,18 +143,12 @@ class Replica:
 
     @contextlib.contextmanager
     def _attention(self, wake: Callable[[], object]) -> Iterator[None]:
-        """Call *wake* on each change, and look for a registry meanwhile where none is followed."""
-        end = self.on_change(wake)
-        with self._lock:
-            self._waiting += 1
+        """Attend, as a context."""
+        end = self.attend(wake)
         try:
-            if not self.following:
-                self._loop.call_soon_threadsafe(self._want)
             yield
         finally:
             end()
-            with self._lock:
-                self._waiting -= 1
 
     # -- for the loop's thread -------------------------------------------------------------------------------------
 
@@ -156,10 +159,8 @@ class Replica:
         RegistryUnavailable where that fails or takes longer than *timeout* seconds.  Without it
         only look, and return False where no registry is there or it does not answer in time.
         """
-        if start and not self._takes_part:
-            self._takes_part = True
-            if self._greeted:
-                self._announcer.introduce()
+        if start and not self._following.takes_part:
+            self._following.take_part()
         if self.following:
             return True
         looker: asyncio.Future[bool] = self._loop.create_future()
@@ -170,7 +171,7 @@ class Replica:
         except asyncio.TimeoutError as error:
             if not start:
                 return False
-            raise RegistryUnavailable(f"no registry answered within {timeout:g} s in {self._finder.place}") from error
+            raise self._unanswered(timeout) from error
 
     async def announce(self, new: Iterable[Fact], timeout: float = START) -> Position:
         """Put facts of this process into the graph; where they are, in this process's view too, when it returns.
@@ -207,12 +208,12 @@ class Replica:
 
     async def _settled(self, asked: asyncio.Future[Position], timeout: float) -> Position:
         try:
-            if not self._takes_part or not self.following:
+            if not self._following.takes_part or not self.following:
                 await self.connect(start=True, timeout=timeout)
             return await asyncio.wait_for(asyncio.shield(asked), timeout)
         except asyncio.TimeoutError as error:
             self._announcer.give_up(asked)
-            raise RegistryUnavailable(f"no registry answered within {timeout:g} s in {self._finder.place}") from error
+            raise self._unanswered(timeout) from error
         except (RegistryUnavailable, asyncio.CancelledError):
             self._announcer.give_up(asked)
             raise
@@ -226,35 +227,38 @@ class Replica:
         """Find a registry, follow it until that ends, and again."""
         pause, deaf, since = _PAUSES[0], "", 0.0
         while True:
-            address = await self._find()
-            if address is None:
+            place = await self._find()
+            if place is None:
                 await self._rest(pause)
             else:
-                if address != deaf:
-                    deaf, since = address, self._loop.time()
-                if await self._follow(address):
-                    pause, deaf = _PAUSES[0], ""
-                    continue
-                if self._takes_part and self._loop.time() > since + SILENCE - BEAT:
-                    self._above = max(self._above, int(address.rpartition("-")[2]))  # its lock is all it has
+                if place.address != deaf:
+                    deaf, since = place.address, self._loop.time()
+                began = self._loop.time()
+                if await self._follow(place):
+                    deaf = ""
+                    if self._loop.time() > began + BEAT:  # else it would come and go for ever, and at once
+                        pause = _PAUSES[0]
+                        continue
+                elif self._following.takes_part and self._loop.time() > since + SILENCE - BEAT:
+                    self._following.above = max(self._following.above, place.counter)  # its lock is all it has
                 await asyncio.sleep(pause * (0.5 + os.urandom(1)[0] / 510))  # apart from the others that wait
             pause = min(2 * pause, _PAUSES[1])
 
-    async def _find(self) -> str | None:
+    async def _find(self) -> Place | None:
         self._wanted.clear()
         try:
-            address = await self._finder.find(self._above, start=self._takes_part)
+            place = await self._finder.find(self._following.above, start=self._following.takes_part)
         except (PyzmpError, OSError) as error:
             self._report(error)
             return None
-        if address is None:
+        if place is None:
             self._bury()
             self._report(False)
-        return address
+        return place
 
     async def _rest(self, pause: float) -> None:
         """Nothing to follow: wait until it is worth another look."""
-        glance = _GLANCE if self._waiting else pause if self._takes_part else None
+        glance = _GLANCE if self._waiting else pause if self._following.takes_part else None
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._wanted.wait(), glance)
 
@@ -265,103 +269,77 @@ class Replica:
             self.view.forget()
             self._changed()
 
-    async def _follow(self, address: str) -> bool:
-        """Follow the registry at *address* until the session ends; False where it never answered."""
-        self._ended, self._greeted, self._asked, self._silent = self._loop.create_future(), False, 0, 0.0
-        hello = Hello(session_id(), self.member.id)
-        self._session = session = Session(self._context, address, hello, on_parcel=self._received, on_end=self._over)
-        session.attach(self._loop)
+    async def _follow(self, place: Place) -> bool:
+        """Follow the registry at *place* until the session ends; False where it never answered."""
+        self._ended, self._silent = self._loop.create_future(), 0.0
+        self._following.open()
+        self._address = place.address
+        self._link = link = place.open(self._received, self._over)
         ticking = self._loop.create_task(self._tick())
         try:
-            log.debug("%s: %s", address, await self._ended)
-            return self._greeted
+            reason = await self._ended
+            log.debug("%s: %s", place.address, reason)
+            self._failed(place.address, reason)
+            return self._following.greeted
         finally:
             ticking.cancel()
             self._announcer.interrupt()
-            session.close()
-            self._session, self._greeted = None, False
+            link.close()
+            self._link, self._following.greeted = None, False
             if self.stale_since is None:
                 self.stale_since = time.monotonic()
                 self._changed()
+
+    def _failed(self, address: str, reason: str) -> None:
+        """A registry could not be followed.  One that refuses twice in a row will go on doing so."""
+        if self._failure == (address, reason) and reason.startswith(_REFUSALS):
+            self._report(RegistryUnavailable(f"the registry at {address} cannot be followed: {reason}"))
+        self._failure = address, reason
+
+    def _unanswered(self, timeout: float) -> RegistryUnavailable:
+        why = f" (the last attempt: {self._failure[1]})" if self._failure[1] else ""
+        return RegistryUnavailable(f"no registry answered within {timeout:g} s; looked at {self._finder.place}{why}")
 
     async def _tick(self) -> None:
         """Count the silence in our own turns, so that a process that was stopped does not blame the registry."""
         while self._silent < SILENCE:
             await asyncio.sleep(BEAT)
             self._silent += BEAT
-        if self._greeted and self._takes_part and self.view.position is not None:
-            self._above = max(self._above, self.view.position.epoch.counter)
+        self._following.silent()
         self._over(f"the registry was silent for {SILENCE:g} s")
 
     def _over(self, reason: str) -> None:
         if not self._ended.done():
             self._ended.set_result(reason)
 
-    def _received(self, parcel: Parcel) -> None:
+    def _received(self, message: facts.Message) -> None:
         self._silent = 0.0
-        try:
-            if not isinstance(parcel.message, Note):
-                raise MalformedMessage(f"a {type(parcel.message).__name__} from a registry")
-            message = facts.decode(parcel.message.body)
-        except MalformedMessage as error:
-            log.warning("the registry sent a malformed message, dropped: %s", error)
-            return
         if isinstance(message, facts.Beat):
             self._hear(message)
         elif isinstance(message, facts.Snapshot | facts.Commit):
-            self._learn(message)
+            if self._following.learn(message, time.monotonic()):
+                self._announcer.learn(
+                    message.puts if isinstance(message, facts.Commit) else self.view.facts.all())
+                self._changed()
         elif isinstance(message, facts.Settled) and message.id:
             self._announcer.settle(message)
         elif not self._left.done():
             self._left.set_result("left")
 
     def _hear(self, beat: facts.Beat) -> None:
-        outcome = self.view.hear(beat)
-        if outcome is Outcome.FOREIGN:
-            self._estrange(beat.position)
-        elif not self._greeted:
-            self._greet(beat.position)
-        elif outcome is Outcome.GAP:
-            if self._asked % _PATIENCE == 0:
-                self._say(facts.Follow(self.view.position))
-            self._asked += 1
-        else:
-            self._asked = 0
+        try:
+            said = self._following.hear(beat, time.monotonic())
+        except RegistryUnavailable as error:
+            self._report(RegistryUnavailable(f"{self._address}: {error}"))
+            self._over(str(error))
+            return
+        if isinstance(said, str):
+            self._over(said)
+        elif said:
             self._complete()
 
-    def _estrange(self, position: Position) -> None:
-        """The registry's counters began anew, as after the loss of the directory.
-
-        A member starts one above what is known, so that no view goes back; an observer begins anew too.
-        """
-        if self._takes_part and self.view.position is not None:
-            self._above = self.view.position.epoch.counter
-        else:
-            self.view.forget()
-        self._over(f"the registry's epoch {position.epoch} is not after the one that was followed")
-
-    def _greet(self, position: Position) -> None:
-        """The first word of a session: tell the registry what is known, and follow it."""
-        self._greeted = True
-        mine = self.view.position
-        if self._takes_part:
-            new = mine is not None and mine.epoch != position.epoch
-            self._announcer.introduce(
-                fact for fact in self.view.facts.all() if new and fact.owner != self.member.id)
-        self._asked = 1
-        self._say(facts.Follow(mine))
-
-    def _learn(self, news: facts.Snapshot | facts.Commit) -> None:
-        before = self.view.position
-        outcome = self.view.load(news) if isinstance(news, facts.Snapshot) else self.view.apply(news)
-        if outcome is Outcome.GAP and self._asked == 0:
-            self._asked = 1
-            self._say(facts.Follow(before))
-        if self.view.position != before:
-            self._announcer.learn(news.puts if isinstance(news, facts.Commit) else self.view.facts.all())
-            self._changed()
-
     def _complete(self) -> None:
+        self._announcer.review(self.view.facts.node)
         if self.stale_since is not None:
             self.stale_since = None
             self._changed()
@@ -369,7 +347,7 @@ class Replica:
 
     def _changed(self) -> None:
         self._announcer.arrive()
-        for callback in self._callbacks:
+        for callback in self._callbacks.copy().values():
             callback()
 
     def _report(self, found: bool | Exception) -> None:
@@ -382,7 +360,8 @@ class Replica:
                 looker.set_result(found)
             else:
                 looker.set_exception(found)
+                looker.exception()  # whoever waits may be gone with the process
 
     def _say(self, message: facts.Message) -> None:
-        if self._session is not None:
-            self._session.send(Note(facts.encode(message)))
+        if self._link is not None:
+            self._link.say(message)

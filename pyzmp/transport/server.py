@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 from pyzmp.exceptions import MalformedMessage
@@ -22,6 +22,7 @@ SLICE = 0.005  # seconds for which one address may keep the loop, unless one cal
 FAREWELL = 64  # turns after which a caller that left is forgotten, though there is more to read
 LAST = 64  # times as much that is still read before a listener closes, at most
 BLAMED = 1024  # peers whose first malformed message is remembered, at most
+SESSIONS = 1024  # of callers with one key, at most: all processes of a host and their threads have the same
 
 log = logging.getLogger("pyzmp.transport")
 
@@ -85,6 +86,7 @@ class Server:
         self.malformed = 0
         self._window = window
         self._sessions: set[bytes] = set()
+        self._users: Counter[str] = Counter()
         self._context = context
         self._on_parcel, self._on_open, self._on_end, self._on_read = on_parcel, on_open, on_end, on_read
         self._listeners: dict[str, Listener | MemoryListener] = {}
@@ -263,7 +265,12 @@ class Server:
             self.blame(place, "the greeting of a session that another connection has")
             self._refuse(listener, place[1], "this session belongs to another connection")
             return None
+        if user and self._users[user] >= SESSIONS:
+            self._blamed.add(place)
+            self._refuse(listener, place[1], f"refused: the key {user} has {SESSIONS} sessions with {place[0]} already")
+            return None
         peer = self._peers[place] = Peer(self, listener, place[1], message, user)
+        self._users[user] += 1
         self._sessions.add(message.session)
         peer.send(Welcome(self.name, *self._window))
         guarded(self._on_open, peer)
@@ -287,4 +294,7 @@ class Server:
         peer = self._peers.pop(place, None)
         if peer is not None:
             self._sessions.discard(peer.hello.session)
+            self._users[peer.user] -= 1
+            if not self._users[peer.user]:
+                del self._users[peer.user]
             guarded(self._on_end, peer)

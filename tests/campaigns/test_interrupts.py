@@ -198,7 +198,7 @@ def running(leader: int, home: Path) -> list[str]:
             state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             member = int(session) == leader or mark in (entry / "environ").read_bytes() + b"\0"
-            if member and state not in "ZX" and int(entry.name) != leader and "pyzmp.registry.server" not in command:
+            if member and state not in "ZX" and int(entry.name) != leader and "pyzmp.registry.process" not in command:
                 found.append(f"process {entry.name} ({command.strip()[:80]})")
     return found
 

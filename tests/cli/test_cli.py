@@ -13,7 +13,7 @@ LIMIT = 15.0  # seconds that the self-test may take
 
 
 def test_without_arguments_it_tests_itself(script: Any) -> None:
-    result = script.python("-m", "pyzmp", timeout=30)
+    result = script.python("-m", "pyzmp", timeout=30, env={"PYZMP_REGISTRY": "tcp://127.0.0.1:1"})  # not asked
     assert (result.code, result.err) == (0, "")
     *checks, last = result.out.splitlines()
     assert len(checks) > 15
@@ -22,7 +22,7 @@ def test_without_arguments_it_tests_itself(script: Any) -> None:
     assert result.seconds < LIMIT
     for kind in ("entity", "thread", "process"):
         assert any(f"  {kind}: " in line for line in checks)
-    for transport in ("memory", "inproc", "ipc", "tcp"):
+    for transport in ("memory", "inproc", "ipc", "tcp", "tcp with CURVE"):
         assert any(line.endswith(f" over {transport}") for line in checks)
 
 

@@ -17,7 +17,7 @@ HERE = Position(Epoch(3, "nonce"), 9)
 MESSAGES = [
     facts.Join(MEMBER), facts.Hold((MEMBER, NODE)), facts.Follow(), facts.Follow(HERE), facts.Leave(), facts.Beat(HERE),
     facts.Propose(1, (Change((NODE, SERVICE), (("node", "hall"),)),), complete=True),
-    facts.Snapshot(HERE, 0, True, (MEMBER, NODE, SERVICE)), facts.Commit(HERE, (NODE,), (SERVICE.key,), ("other",)),
+    facts.Snapshot(HERE, 0, True, (MEMBER, NODE, SERVICE)), facts.Commit(HERE, 3, (NODE,), (SERVICE.key,), ("other",)),
     facts.Settled(1, HERE, (facts.Refusal(0, "kitchen", "pid 1 as Oven", "pid 2 as Stove"),)),
 ]
 

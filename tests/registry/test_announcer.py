@@ -109,10 +109,9 @@ async def test_a_new_registry_hears_everything_and_settles_what_was_on_its_way(b
     waiting = bench.announcer.announce([node("b")])
     await asyncio.sleep(0)
     assert bench.said == []
-    held = NodeFact("other", "you", "", (), "process", "host", 2, "m.Stove")
-    bench.announcer.introduce([held])
-    join, hold, propose = bench.said
-    assert (join, hold) == (facts.Join(ME), facts.Hold((held,)))
+    bench.announcer.introduce()
+    join, propose = bench.said
+    assert join == facts.Join(ME, number=2)
     assert isinstance(propose, facts.Propose)
     assert propose.complete
     assert propose.changes == (Change((node("a"), service)), Change((node("b"),)), Change())

@@ -35,8 +35,9 @@ class World:
 
     def replica(self, linger: float = 2.0, lease: float = 1.0) -> Replica:
         loop = asyncio.get_running_loop()
-        finder = Inside(self.context, loop) if self.inside else OnHost(Domain.named("home"), linger=linger, lease=lease)
-        self.replicas.append(Replica(self.context, loop, this_process(), finder))
+        finder = (Inside(self.context, loop) if self.inside
+                  else OnHost(self.context, Domain.named("home"), linger=linger, lease=lease))
+        self.replicas.append(Replica(loop, this_process(), finder))
         return self.replicas[-1]
 
 
@@ -62,7 +63,7 @@ def names(view: View) -> set[str]:
 
 
 def registry_pid(domain: Path) -> int:
-    found = subprocess.run(["pgrep", "-f", f"registry.server.*{domain}"], capture_output=True, text=True, check=True)
+    found = subprocess.run(["pgrep", "-f", f"registry.process.*{domain}"], capture_output=True, text=True, check=True)
     (pid,) = found.stdout.split()
     return int(pid)
 
@@ -77,12 +78,15 @@ from pyzmp.transport.context import Context
 
 async def main():
     context = Context()
-    finder = OnHost(Domain.named("home"), linger=2, lease=1)
-    replica = Replica(context, asyncio.get_running_loop(), this_process(), finder)
+    finder = OnHost(context, Domain.named("home"), linger=2, lease=1)
+    replica = Replica(asyncio.get_running_loop(), this_process(), finder)
     me = replica.member
     await replica.announce([NodeFact(sys.argv[1], me.id, "", (), "process", me.host, me.pid, "m.Other")])
     print("ready", flush=True)
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    while line := await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline):
+        import ctypes
+        ctypes.PyDLL(None).sleep(10)  # with the interpreter's lock
+        print("held", flush=True)
     await replica.close()
     context.close()
 
@@ -320,6 +324,50 @@ def test_a_killed_registry_is_replaced_and_no_view_goes_empty_or_back(domain: Pa
         asyncio.run(run())
 
 
+def test_an_observer_keeps_its_view_while_another_registry_takes_over(domain: Path) -> None:
+    async def run() -> None:
+        async with world() as here:
+            observer = here.replica()
+            await observer.connect(start=False)
+            seen: list[set[str]] = []
+            observer.on_change(lambda: seen.append(names(observer.view)))
+            for counter in (2, 3):
+                os.kill(registry_pid(domain), signal.SIGKILL)
+                assert await observer.await_until(
+                    lambda view, c=counter: view.position is not None and view.position.epoch.counter == c, 20)
+                assert await observer.await_until(lambda view: observer.following, 20)
+            assert seen
+            assert all(found == {"theirs"} for found in seen)
+
+    with another_process("theirs"):
+        asyncio.run(run())
+
+
+def test_a_registry_that_was_stopped_for_longer_than_the_lease_takes_nobody_for_gone(
+        domain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "SILENCE", 60)
+
+    async def run() -> None:
+        async with world() as here:
+            replica = here.replica()
+            await replica.announce(facts_of(replica, "mine"))
+            seen: list[set[str]] = []
+            replica.on_change(lambda: seen.append(names(replica.view)))
+            stopped = registry_pid(domain)
+            os.kill(stopped, signal.SIGSTOP)
+            try:
+                await asyncio.sleep(1.5)  # the lease is 1 s; a stopped process tells nothing that could be waited for
+            finally:
+                os.kill(stopped, signal.SIGCONT)
+            await replica.announce(facts_of(replica, "more"))
+            assert replica.view.position is not None
+            assert replica.view.position.epoch.counter == 1
+            assert names(replica.view) == {"mine", "more"}
+            assert all("mine" in found for found in seen)
+
+    asyncio.run(run())
+
+
 def test_a_process_that_dies_with_the_registry_is_forgotten(domain: Path) -> None:
     async def run() -> None:
         async with world() as here:
@@ -401,6 +449,28 @@ def test_a_process_that_was_stopped_for_longer_than_its_lease_comes_back() -> No
         asyncio.run(run())
 
 
+@pytest.mark.slow
+def test_a_process_that_holds_its_interpreter_for_long_is_not_doubted() -> None:
+    """Longer than heartbeats wait for an answer, and than the lease: its connection answers from another thread."""
+    async def run() -> None:
+        async with world() as here:
+            replica = here.replica()
+            await replica.connect(start=True)
+            holder = replica.view.facts.node("theirs")
+            assert holder is not None
+            changes: list[set[str]] = []
+            replica.on_change(lambda: changes.append(names(replica.view)))
+            other.stdin.write("hold\n")  # type: ignore[union-attr]
+            other.stdin.flush()  # type: ignore[union-attr]
+            loop = asyncio.get_running_loop()
+            assert await loop.run_in_executor(None, other.stdout.readline) == "held\n"  # type: ignore[union-attr]
+            assert changes == []
+            assert replica.view.confirmed(holder.owner, time.monotonic()) < 3
+
+    with another_process("theirs") as other:
+        asyncio.run(run())
+
+
 def test_a_directory_that_was_replaced_leads_to_a_higher_epoch(domain: Path) -> None:
     async def run() -> None:
         async with world() as here:
@@ -443,10 +513,23 @@ def test_a_registry_that_does_not_answer_is_told_after_the_timeout(domain: Path)
             stopped = registry_pid(domain)
             os.kill(stopped, signal.SIGSTOP)
             try:
-                with pytest.raises(RegistryUnavailable, match=r"within 0\.1 s in .*home"):
+                with pytest.raises(RegistryUnavailable, match=r"within 0\.1 s; looked at .*home"):
                     await here.replica().connect(start=True, timeout=0.1)
                 assert not await here.replica().connect(start=False, timeout=0.1)
             finally:
                 os.kill(stopped, signal.SIGCONT)
+
+    asyncio.run(run())
+
+
+def test_a_registry_of_another_domain_is_told_to_who_waits_and_both_are_named() -> None:
+    async def run() -> None:
+        async with world() as here:
+            await here.replica().connect(start=True)
+            finder = OnHost(here.context, Domain.named("home"), linger=2)
+            stranger = Replica(asyncio.get_running_loop(), this_process(), finder, "work")
+            here.replicas.append(stranger)
+            with pytest.raises(RegistryUnavailable, match=r"registry-1: .*'home', and this process of 'work'"):
+                await stranger.announce(facts_of(stranger, "kitchen"))
 
     asyncio.run(run())

@@ -160,11 +160,24 @@ def test_what_is_malformed_or_not_for_this_peer_is_counted_and_dropped(caplog: p
             follower.say(facts.Propose(1, ()), facts.Leave(), facts.Hold(()), Beat(world.registry.log.position))
             follower.say(facts.Follow())
             await follower.first(Snapshot)
-            assert world.registry.malformed == 6
+            assert world.registry.malformed == 5
 
     asyncio.run(run())
     assert len(caplog.records) == 1
     assert "malformed" in caplog.text
+
+
+def test_who_says_what_is_not_for_him_to_say_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        async with here() as world:
+            follower = world.follower()
+            follower.say(facts.Join(replace(follower.member, program="oven.py")), facts.Hold(()),
+                         Beat(world.registry.log.position), facts.Follow())
+            await follower.first(Snapshot)
+            assert world.registry.malformed == 1
+
+    asyncio.run(run())
+    assert f"(oven.py, pid {os.getpid()} on " in caplog.text
 
 
 def test_a_member_that_leaves_takes_its_facts_along() -> None:
@@ -213,18 +226,119 @@ def test_a_member_that_comes_back_keeps_its_facts() -> None:
     asyncio.run(run())
 
 
-def test_what_a_member_holds_of_others_is_kept_but_for_the_dead() -> None:
+def test_who_comes_from_another_epoch_is_answered_when_all_that_is_known_have_spoken() -> None:
     async def run() -> None:
-        async with here(lease=0.3) as world:
-            follower, other = world.follower(), this_process()
-            dead = replace(this_process(), started=f"{other.started.rpartition(':')[0]}:1")
-            follower.say(facts.Join(follower.member))
-            follower.say(facts.Hold((other, dead, node("kitchen", other), node("hall", dead))))
-            follower.say(facts.Follow())
-            snapshot = await follower.first(Snapshot)
+        async with here(lease=60) as world:
+            observer, member, other = world.follower(), world.follower(), world.follower()
+            dead = replace(this_process(), started=f"{this_process().started.rpartition(':')[0]}:1")
+            before = facts.Position(Epoch(1, "before"), 9)
+            observer.say(facts.Hold((other.member, dead, node("kitchen", other.member), node("hall", dead))))
+            observer.say(facts.Follow(before))
+            member.announce("attic")
+            member.say(facts.Follow())
+            await member.first(Settled)
+            assert not [one for one in (*observer.came, *member.came) if isinstance(one, Snapshot)]
+            other.say(facts.Join(other.member),
+                      facts.Propose(1, (Change((node("kitchen", other.member),)),), complete=True))
+            for follower in (observer, member):
+                snapshot = await follower.first(Snapshot)
+                assert isinstance(snapshot, Snapshot)
+                assert {fact.key for fact in snapshot.facts if isinstance(fact, NodeFact)} == {
+                    ("node", "kitchen"), ("node", "attic")}
+
+    asyncio.run(run())
+
+
+def test_who_is_not_heard_of_within_the_lease_is_not_waited_for() -> None:
+    async def run() -> None:
+        async with here(lease=0.2) as world:
+            observer, other = world.follower(), this_process()
+            observer.say(facts.Hold((other, node("kitchen", other))), facts.Follow())
+            snapshot = await observer.first(Snapshot)
             assert isinstance(snapshot, Snapshot)
-            assert [fact.name for fact in snapshot.facts if isinstance(fact, NodeFact)] == ["kitchen"]
-            await follower.until(lambda came: came and isinstance(came[-1], Commit) and came[-1].gone == (other.id,))
+            assert snapshot.facts == ()
+
+    asyncio.run(run())
+
+
+def test_a_member_without_a_connection_is_doubted_until_it_is_back() -> None:
+    async def run() -> None:
+        async with here(lease=60) as world:
+            one, two = world.follower(), world.follower()
+            two.say(facts.Follow())
+            one.announce("kitchen")
+            await one.first(Settled)
+            one.session.close()
+            await two.until(lambda came: isinstance(came[-1], Commit) and came[-1].puts == (
+                replace(one.member, doubted=True),))
+            again = world.follower()
+            again.say(facts.Join(one.member, number=2))
+            await two.until(lambda came: isinstance(came[-1], Commit) and came[-1].puts == (one.member,))
+
+    asyncio.run(run())
+
+
+def test_what_an_earlier_session_has_said_does_not_count_any_more() -> None:
+    async def run() -> None:
+        async with here() as world:
+            early, late = world.follower(), world.follower()
+            late.say(facts.Join(early.member, number=2))
+            late.say(facts.Propose(1, (), complete=True))
+            await late.first(Settled)
+            early.say(facts.Join(early.member, number=1), facts.Propose(1, (Change((node("kitchen", early.member),)),)),
+                      facts.Follow())
+            await early.first(Snapshot)
+            assert world.registry.log.facts.all() == [early.member]
+            assert world.registry.malformed == 0
+
+    asyncio.run(run())
+
+
+def test_a_member_of_another_domain_is_sent_away_and_both_are_named() -> None:
+    async def run() -> None:
+        async with here(domain_name="home") as world:  # type: ignore[arg-type]
+            follower = world.follower()
+            follower.say(facts.Join(follower.member, "work"), facts.Follow())
+            await follower.until(lambda came: follower.ended)
+            assert "domain 'home'" in follower.ended[0]
+            assert "'work'" in follower.ended[0]
+            assert world.registry.log.facts.all() == []
+
+    asyncio.run(run())
+
+
+def test_time_in_which_the_registry_was_stopped_counts_towards_no_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As SIGSTOP does it: the clock goes on, and nothing else."""
+    async def run() -> None:
+        async with here(lease=5) as world:
+            one, two = world.follower(), world.follower()
+            two.say(facts.Follow())
+            one.announce("kitchen")
+            await one.first(Settled)
+            one.session.close()
+            await two.until(lambda came: isinstance(came[-1], Commit) and came[-1].puts)
+            loop = asyncio.get_running_loop()
+            clock = loop.time
+            monkeypatch.setattr(loop, "time", lambda: clock() + 3600)
+            two.came.clear()
+            await two.until(lambda came: sum(isinstance(one, Beat) for one in came) > 1)
+            assert world.registry.log.facts.node("kitchen") is not None
+
+    asyncio.run(run())
+
+
+def test_a_registry_that_was_stopped_looks_whether_it_was_superseded_before_it_goes_on(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        async with here(superseded=lambda: "by another one") as world:  # type: ignore[arg-type]
+            follower = world.follower()
+            await follower.first(Beat)
+            loop = asyncio.get_running_loop()
+            clock = loop.time
+            monkeypatch.setattr(loop, "time", lambda: clock() + 3600)
+            follower.announce("kitchen")
+            assert await asyncio.wait_for(asyncio.shield(world.registry.left), 7200) == "by another one"
+            assert world.registry.log.facts.all() == []
 
     asyncio.run(run())
 
@@ -274,7 +388,7 @@ def home(domain: Path) -> Domain:
 
 
 def pid_of(domain: Domain) -> list[int]:
-    found = subprocess.run(["pgrep", "-f", f"registry.server.*{domain.path}"], capture_output=True, text=True,
+    found = subprocess.run(["pgrep", "-f", f"registry.process.*{domain.path}"], capture_output=True, text=True,
                            check=False)
     return [int(line) for line in found.stdout.split()]
 

@@ -18,10 +18,13 @@ from msgspec.structs import replace
 from zmq.utils import z85
 
 from pyzmp.protocol import codec
+from pyzmp.protocol.envelope import Hello
 from pyzmp.transport import security as security_module
+from pyzmp.transport import server as servers
 from pyzmp.transport.address import Address, check_bind, parse
 from pyzmp.transport.context import Context
 from pyzmp.transport.link import Connection, Frames, Listener
+from pyzmp.transport.loop import Session, session_id
 from pyzmp.transport.security import ZAP, Access, Handler, Keys, Security, secure_listener
 
 AT_ONCE = 1.0  # seconds in which a caller hears that it is refused
@@ -595,3 +598,37 @@ def test_a_refusal_is_logged_once_for_each_key_and_not_without_end(caplog: Any, 
             for _ in range(2):
                 server.context._handler.answer(request(server, key=bytes([number]) * 32))
     assert len(caplog.messages) == 3
+
+
+def test_one_key_has_so_many_sessions_with_a_listener_and_no_more(host: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(servers, "SESSIONS", 2)
+    caller, friend = host(), host()
+    server = host(caller, friend)
+
+    def serve() -> tuple[servers.Server, str]:
+        made = servers.Server(server.context, server.loop, "loop", on_parcel=lambda peer, parcel: None)
+        return made, made.bind("tcp://127.0.0.1:*", secure=True)
+    listening, address = server.run(serve)
+
+    def greeted(who: Any) -> Session:
+        ends: list[str] = []
+        session = Session(who.context, address, Hello(session_id(), "test"), on_parcel=ends.append,  # type: ignore[arg-type]
+                          on_end=ends.append)
+        over = time.monotonic() + AT_ONCE
+        while session.welcome is None and session.ended is None and time.monotonic() < over:
+            session.wait(0.05)
+            session.pump()
+        return session
+    sessions = [greeted(caller) for _ in range(3)]
+    assert [session.ended for session in sessions[:2]] == [None, None]
+    assert sessions[2].ended == f"refused: the key {caller.keys.public} has 2 sessions with {address} already"
+    other = greeted(friend)
+    assert other.ended is None
+    sessions[0].close()
+    over = time.monotonic() + AT_ONCE
+    while (again := greeted(caller)).ended is not None and time.monotonic() < over:
+        pass
+    assert again.ended is None
+    for session in (*sessions, other, again):
+        session.close()
+    server.run(listening.close)

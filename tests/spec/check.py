@@ -1,7 +1,6 @@
-# ruff: noqa: T201
 """Check the model of the registry, ``registry.pml``: the rule must hold, and without any part of it must not.
 
-``python spec/check.py [--all] [name ...]``; needs spin (Debian package ``spin``) and gcc.
+``python tests/spec/check.py [--all] [name ...]``; needs spin (Debian package ``spin``) and gcc.
 """
 
 from __future__ import annotations

@@ -1,0 +1,206 @@
+"""The facts of a graph, with what lookups need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from pyzmp.protocol.facts import (
+    Fact,
+    Key,
+    Member,
+    NodeFact,
+    ParameterFact,
+    Part,
+    Provider,
+    PublisherFact,
+    ServiceFact,
+    SubscriberFact,
+)
+
+GROUP = "group"  # the kind of a node that stands for those that are in it
+
+
+class _Pool:
+    """The providers of one service, and the tuple made of them when it was last asked for."""
+
+    __slots__ = ("built", "changes", "members")
+
+    def __init__(self) -> None:
+        self.members: dict[str, Provider] = {}
+        self.changes = 0
+        self.built: tuple[int, tuple[Provider, ...]] = (0, ())
+
+    def set(self, node: str, provider: Provider | None) -> None:
+        if provider is None:
+            self.members.pop(node, None)
+        else:
+            self.members[node] = provider
+        self.changes += 1  # after the change, so that no reader takes what it built before for fresh
+
+    def all(self) -> tuple[Provider, ...]:
+        changes, providers = self.built
+        while changes != self.changes:
+            changes = self.changes
+            providers = tuple(self.members.copy().values())  # a copy is made at one stroke, whoever writes meanwhile
+            self.built = changes, providers
+        return providers
+
+
+class Facts:
+    """A set of facts with its indexes.  One thread changes it; lookups may come from any thread."""
+
+    def __init__(self) -> None:
+        self._facts: dict[Key, Fact] = {}
+        self._nodes: dict[str, NodeFact] = {}
+        self._parts: dict[str, dict[Key, Part]] = {}  # by node
+        self._pools: dict[tuple[str, str], _Pool] = {}  # by service and group; all there are have no group
+        self._members: dict[str, dict[str, NodeFact]] = {}  # by group
+        self._topics: dict[tuple[type, str], dict[str, PublisherFact | SubscriberFact]] = {}
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+    def get(self, key: Key) -> Fact | None:
+        return self._facts.get(key)
+
+    def all(self) -> list[Fact]:
+        """Every fact, members first and each node before its parts."""
+        return in_order(self.copied())
+
+    def copied(self) -> list[Fact]:
+        """Every fact, in no order, at one stroke."""
+        return list(self._facts.copy().values())
+
+    def owned_by(self, owner: str) -> list[Fact]:
+        return [fact for fact in self._facts.copy().values() if fact.owner == owner]
+
+    def node(self, name: str) -> NodeFact | None:
+        return self._nodes.get(name)
+
+    def nodes(self) -> list[NodeFact]:
+        return list(self._nodes.copy().values())
+
+    def members(self, group: str) -> list[NodeFact]:
+        """The nodes that are in *group*, also by way of another group."""
+        return list(self._members.get(group, {}).copy().values())
+
+    def providers(self, service: str) -> tuple[Provider, ...]:
+        """Who provides *service*: the same tuple, the very object, until that changes."""
+        pool = self._pools.get((service, ""))
+        return pool.all() if pool is not None else ()
+
+    def provider(self, node: str, service: str) -> tuple[Provider, ...]:
+        """The one node of that name as a provider of *service*, or nothing; where it is a group, those in it."""
+        by = self._nodes.get(node)
+        if by is not None and by.kind == GROUP:
+            pool = self._pools.get((service, node))
+            return pool.all() if pool is not None else ()
+        fact = self._facts.get(("service", node, service))
+        return ((by, fact),) if by is not None and isinstance(fact, ServiceFact) else ()
+
+    def parts(self, node: str) -> list[Part]:
+        """What belongs to a node."""
+        return list(self._parts.get(node, {}).copy().values())
+
+    def services_of(self, node: str) -> list[ServiceFact]:
+        return [part for part in self.parts(node) if isinstance(part, ServiceFact)]
+
+    def services(self) -> dict[str, tuple[Provider, ...]]:
+        """The providers of every service that has some, by its name."""
+        found = ((name, pool.all()) for (name, group), pool in self._pools.copy().items() if not group)
+        return {name: providers for name, providers in found if providers}
+
+    def parameter(self, node: str, name: str) -> ParameterFact | None:
+        fact = self._facts.get(("parameter", node, name))
+        return fact if isinstance(fact, ParameterFact) else None
+
+    def publishers(self, topic: str) -> list[PublisherFact]:
+        found = self._topics.get((PublisherFact, topic), {}).copy().values()
+        return [fact for fact in found if isinstance(fact, PublisherFact)]
+
+    def subscribers(self, topic: str) -> list[SubscriberFact]:
+        found = self._topics.get((SubscriberFact, topic), {}).copy().values()
+        return [fact for fact in found if isinstance(fact, SubscriberFact)]
+
+    def change(self, puts: Iterable[Fact] = (), deletes: Iterable[Key] = (), gone: Sequence[str] = ()) -> None:
+        """Apply one change: deletions first.  A node takes its parts with it."""
+        for key in deletes:
+            self._delete(key)
+        for owner in gone:
+            for fact in self.owned_by(owner):
+                self._delete(fact.key)
+        for fact in puts:
+            self._put(fact)
+
+    def _put(self, fact: Fact) -> None:
+        known = self._facts.get(fact.key)
+        self._facts[fact.key] = fact
+        if isinstance(fact, NodeFact):
+            self._nodes[fact.name] = fact
+            for group in known.groups if isinstance(known, NodeFact) else ():
+                if group not in fact.groups:
+                    self._leave(fact.name, group)
+            for group in fact.groups:
+                self._members.setdefault(group, {})[fact.name] = fact
+            for service in self.services_of(fact.name) if fact.name in self._parts else ():
+                self._provide(fact, service)
+        elif not isinstance(fact, Member):
+            self._parts.setdefault(fact.node, {})[fact.key] = fact
+            node = self._nodes.get(fact.node)
+            if isinstance(fact, PublisherFact | SubscriberFact):
+                self._topics.setdefault((type(fact), fact.topic), {})[fact.node] = fact
+            elif isinstance(fact, ServiceFact) and node is not None:
+                self._provide(node, fact)
+
+    def _delete(self, key: Key) -> None:
+        fact = self._facts.pop(key, None)
+        if isinstance(fact, NodeFact):
+            for part in self._parts.pop(fact.name, {}).values():
+                self._facts.pop(part.key, None)
+                self._forget(fact, part)
+            for group in fact.groups:
+                self._leave(fact.name, group)
+            del self._nodes[fact.name]
+        elif fact is not None and not isinstance(fact, Member):
+            parts = self._parts[fact.node]
+            del parts[key]
+            if not parts:
+                del self._parts[fact.node]
+            self._forget(self._nodes.get(fact.node), fact)
+
+    def _forget(self, node: NodeFact | None, part: Part) -> None:
+        """Take what belonged to *node* out of the indexes."""
+        if isinstance(part, ServiceFact):
+            for group in ("", *(node.groups if node is not None else ())):
+                self._drop(part.node, part.name, group)
+        elif isinstance(part, PublisherFact | SubscriberFact):
+            place = type(part), part.topic
+            self._topics[place].pop(part.node, None)
+            if not self._topics[place]:
+                del self._topics[place]
+
+    def _provide(self, node: NodeFact, service: ServiceFact) -> None:
+        for group in ("", *node.groups):
+            self._pools.setdefault((service.name, group), _Pool()).set(node.name, (node, service))
+
+    def _leave(self, node: str, group: str) -> None:
+        self._members[group].pop(node, None)
+        if not self._members[group]:
+            del self._members[group]
+        for service in self.services_of(node):
+            self._drop(node, service.name, group)
+
+    def _drop(self, node: str, service: str, group: str) -> None:
+        pool = self._pools.get((service, group))
+        if pool is not None:
+            pool.set(node, None)
+            if not pool.members:
+                del self._pools[service, group]
+
+
+_ORDER: Mapping[type, int] = {Member: 0, NodeFact: 1}
+
+
+def in_order(facts: Iterable[Fact]) -> list[Fact]:
+    """The facts, members first and each node before its parts."""
+    return sorted(facts, key=lambda fact: _ORDER.get(type(fact), 2))
