@@ -27,6 +27,7 @@ class Provided(msgspec.Struct, frozen=True):
     marks: tuple[str, ...] = ()
     worker: bool = False
     traits: int = 0  # bits of `pyzmp.protocol.facts.Trait`
+    announced: bool = True  # to the graph
 
 
 class Workers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import inspect
 import logging
 import math
@@ -16,7 +17,9 @@ from msgspec.structs import replace
 
 from pyzmp import runtime
 from pyzmp.channels.call import running_node, serving
-from pyzmp.channels.declare import check_streams, marks_of, methods_of, timers_of
+from pyzmp.channels.declare import check_streams, marks_of, methods_of, parameters_of, timers_of
+from pyzmp.channels.parameter import Parameter
+from pyzmp.channels.values import Values
 from pyzmp.coprocess import DRAIN, START, CoProcess
 from pyzmp.exceptions import RegistryUnavailable, StartError
 from pyzmp.guest import Guest, Provided, either
@@ -48,12 +51,13 @@ class _Home(NamedTuple):
 class LivingNode(CoProcess):
     """The half of `pyzmp.Node` that runs in the node: its hooks, and how it serves until it is told to stop."""
 
-    kind: Kind = "process"
+    kind: Kind | Literal["group"] = "process"
     max_calls: int = LIMITS.calls
     max_bytes: int = LIMITS.size
     _open_in = "on_start"
     _socket_bind: str | None
     _insecure: bool
+    _groups: tuple[str, ...] = ()  # that it is in, the innermost first
     _provided: dict[str, Callable[..., Any]]
 
     # What subclasses override.
@@ -123,11 +127,15 @@ class LivingNode(CoProcess):
         own = self._fact(here, host)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(host.release)
+            values = self._life.values = _values_of(self, loop)
+            stack.callback(setattr, self._life, "values", None)  # what it was given before the start is there again
             try:
                 await here.announce([own])
             except asyncio.CancelledError:  # perhaps too late to keep it out of the graph
                 await self._leaves(here, host, guest)
                 raise
+            if values.parameters:  # until the node has left, so that those who set them have their answer
+                stack.callback(loop.create_task(values.publish(here)).cancel)
             stack.push_async_callback(self._leaves, here, host, guest)
             args, kwargs = stack.enter_context(self._entered(self._args, self._kwargs))
             await _awaited(self.on_start())
@@ -137,7 +145,7 @@ class LivingNode(CoProcess):
             guest.incarnation = own.incarnation
             host.add(guest)
             begun.set()
-            position = await here.announce([own, *self._service_facts(here, guest)])
+            position = await here.announce([own, *self._service_facts(here, guest), *values.facts(here.member.id)])
             home = self._life.home = _Home(host, guest, self._tasks(guest, args, kwargs, stop, status))
             control.on_told(self._told)
             control.ready((addresses[-1], position))
@@ -160,7 +168,7 @@ class LivingNode(CoProcess):
 
     def _fact(self, here: runtime.Runtime, host: Host) -> NodeFact:
         return NodeFact(self.name, here.member.id, host.name, (), self.kind, here.member.host, here.member.pid,
-                        type(self).__qualname__)
+                        type(self).__qualname__, groups=self._groups)
 
     def _registered(self, here: runtime.Runtime) -> NodeFact:
         """This node as the registry has it, with its incarnation."""
@@ -175,10 +183,18 @@ class LivingNode(CoProcess):
                                           marks_of(type(self), attribute), method.worker, method.traits())
                     for attribute, method in declared.items()}
         offered = {name: offer(name, function) for name, function in self._provided.items()}
-        return {**services, **offered}
+        return {**services, **offered, **_setters(self._life.values)}
+
+    def _living_values(self, verb: str) -> Values | None:
+        """Its parameters where it lives; None where it does not live at all."""
+        values: Values | None = self._life.values
+        if values is None and self.kind == "process" and self.is_alive():
+            raise RuntimeError(f"{self.name!r} runs in process {self.ident}; ask it with "
+                               f"{type(self).__name__}.at({self.name!r}).{verb}")
+        return values
 
     def _service_facts(self, here: runtime.Runtime, guest: Guest) -> list[Fact]:
-        return [self._service_fact(here, provided) for provided in guest.services.values()]
+        return [self._service_fact(here, provided) for provided in guest.services.values() if provided.announced]
 
     def _service_fact(self, here: runtime.Runtime, provided: Provided) -> ServiceFact:
         return ServiceFact(self.name, provided.name, here.member.id, provided.marks, provided.signature.fingerprint,
@@ -225,7 +241,7 @@ class LivingNode(CoProcess):
 
     def _tasks(self, guest: Guest, args: tuple[Any, ...], kwargs: dict[str, Any], stop: asyncio.Event,
                status: list[int | None]) -> list[asyncio.Task[None]]:
-        tasks = [asyncio.create_task(_ticks(getattr(self, attribute), period))
+        tasks = [asyncio.create_task(_ticks(getattr(self, attribute), *_period(period, self._life.values)))
                  for attribute, period in timers_of(type(self)).items()]
         if not self._idle():
             turned = asyncio.Event()
@@ -308,15 +324,49 @@ def _call(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> No
         loop.call_soon_threadsafe(callback)
 
 
-async def _ticks(function: Callable[[], Any], period: float) -> None:
-    """Call *function* every *period* seconds, in rhythm."""
-    due = time.monotonic() + period
+def _values_of(node: LivingNode, loop: asyncio.AbstractEventLoop) -> Values:
+    declared = parameters_of(type(node))
+    return Values(node.name, loop, declared, {name: each.given(node) for name, each in declared.items()})
+
+
+def _setters(values: Values) -> dict[str, Provided]:
+    """The services by which parameters are set from elsewhere."""
+    return {each.setter: Provided(each.setter, functools.partial(_set, values, name), each.signature(), announced=False)
+            for name, each in values.parameters.items() if each.settable}
+
+
+async def _set(values: Values, name: str, value: Any) -> tuple[int, str, int]:
+    """Set a parameter; where in the graph it is then."""
+    epoch, version = await values.aset(name, value)
+    return *epoch, version
+
+
+def _period(period: float | Parameter[Any], values: Values) -> tuple[Callable[[], float], asyncio.Event]:
+    """The period of a timer as it is at any moment, and what is set when it is another."""
+    changed = asyncio.Event()
+    if not isinstance(period, Parameter):
+        return lambda: period, changed
+    values.tells(changed)
+    return lambda: float(values.get(period.name)), changed
+
+
+async def _ticks(function: Callable[[], Any], period: Callable[[], float], changed: asyncio.Event) -> None:
+    """Call *function* every *period* seconds, in rhythm; *changed* is set when the period is another."""
+    loop, last = asyncio.get_running_loop(), time.monotonic()  # when it was due
     while True:
-        await asyncio.sleep(due - time.monotonic())
+        changed.clear()
+        due = loop.call_later(last + period() - time.monotonic(), changed.set)
+        try:
+            await changed.wait()
+        finally:
+            due.cancel()
+        if time.monotonic() < last + period():
+            continue
+        last += period()
         try:
             await _awaited(function())
         except asyncio.CancelledError:
             raise
         except BaseException:  # also SystemExit: it would end the loop, and all nodes that share it
             log.exception("the timer %s failed; it goes on", getattr(function, "__qualname__", function))
-        due += period * max(1, math.ceil((time.monotonic() - due) / period))
+        last += period() * max(0, math.ceil((time.monotonic() - last) / period()) - 1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from pyzmp.channels.declare import ServiceMethod, methods_of
+from pyzmp.channels.declare import ServiceMethod, methods_of, parameters_of
+from pyzmp.channels.parameter import Parameter
 from pyzmp.registry.domain import check_node_name
 
 
@@ -21,8 +22,10 @@ class At:
         found = inspect.getattr_static(self._cls, attribute, None)
         if isinstance(found, ServiceMethod):
             return found.of_node(self._node)
+        if isinstance(found, Parameter):
+            return found.of_node(self._node, self._cls)
         raise AttributeError(f"{self._cls.__name__} declares no channel {attribute!r}; it has "
-                             f"{', '.join(methods_of(self._cls)) or 'none'}")
+                             f"{', '.join([*methods_of(self._cls), *parameters_of(self._cls)]) or 'none'}")
 
     def __reduce__(self) -> Any:
         return At, (self._cls, self._node)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from pyzmp.channels.channel import Channel, Declared
+from pyzmp.channels.parameter import Parameter
 from pyzmp.channels.service import Service
 from pyzmp.channels.streaming import StreamService
 from pyzmp.exceptions import InvalidAnnotation
@@ -227,19 +228,20 @@ def service(f: Any = None, /, *, name: str | None = None, timeout: float | None 
 
 
 class Timer:
-    """What `every` puts on a method: its period in seconds."""
+    """What `every` puts on a method: its period in seconds, or the parameter that has it."""
 
     ATTRIBUTE = "__pyzmp_every__"
 
 
-def every(period: float, /) -> Callable[[F], F]:
+def every(period: float | Parameter[float] | Parameter[int], /) -> Callable[[F], F]:
     """Declare a method to be called every *period* seconds while its node runs, sync or async.
 
+    *period* may be a `Parameter` of the class: another value of it takes effect at once.
     The first call comes one period after the start.  Calls keep their rhythm: the time that the
     method takes does not add to the period, and calls that a slow one has overrun are left out.
     What it raises is logged, and the timer goes on.
     """
-    checked = seconds(period, "every()")
+    checked = period if isinstance(period, Parameter) else seconds(period, "every()")
 
     def mark(function: F) -> F:
         setattr(function, Timer.ATTRIBUTE, checked)
@@ -258,7 +260,12 @@ def marks_of(cls: type, attribute: str) -> tuple[str, ...]:
     return tuple(method.declared().mark for method in found if isinstance(method, ServiceMethod))
 
 
-def timers_of(cls: type) -> dict[str, float]:
+def parameters_of(cls: type) -> dict[str, Parameter[Any]]:
+    """The parameters that *cls* declares or inherits, by their names."""
+    return {attribute: found for attribute, found in _members(cls).items() if isinstance(found, Parameter)}
+
+
+def timers_of(cls: type) -> dict[str, float | Parameter[Any]]:
     """The timers of *cls*: attribute and period."""
     return {attribute: getattr(found, Timer.ATTRIBUTE) for attribute, found in _members(cls).items()
             if hasattr(found, Timer.ATTRIBUTE)}
@@ -284,6 +291,45 @@ def check_class(cls: type, base: type) -> None:
         elif any(isinstance(vars(owner)[attribute], ServiceMethod) for owner in owners):
             raise TypeError(f"{shown} overrides a service of {cls.__qualname__} without being one; put @service on it "
                             "too")
+        elif isinstance(value, Parameter):
+            _check_parameter(value, attribute, shown, base)
+        if any(isinstance(vars(owner)[attribute], Parameter) for owner in owners) and not isinstance(value, Parameter):
+            raise TypeError(f"{shown} overrides a parameter of {cls.__qualname__} without being one; write "
+                            f"{attribute} = Parameter(...)")
+    _check_names(cls, named)
+    _check_periods(cls)
+
+
+def _check_parameter(parameter: Parameter[Any], attribute: str, shown: str, base: type) -> None:
+    if hasattr(base, attribute):
+        raise TypeError(f"parameter {shown} would hide {base.__name__}.{attribute}; give it another name")
+    if parameter.name != attribute:
+        raise TypeError(f"parameter {shown} has the name {parameter.name!r} already; make it a Parameter(...) of its "
+                        "own")
+    check_service_name(attribute)
+    with contextlib.suppress(Unresolved):  # a name that is defined later: looked up again when it is needed
+        parameter.checked(parameter.default, f"the default of parameter {shown}")
+
+
+def _check_names(cls: type, services: dict[str, str]) -> None:
+    for name in parameters_of(cls):
+        if name in services:
+            raise TypeError(f"{cls.__qualname__}.{services[name]} is the service {name!r}, which is a parameter too; "
+                            "give one of them another name")
+
+
+def _check_periods(cls: type) -> None:
+    """Have the parameters that are periods of timers take positive numbers only."""
+    parameters = parameters_of(cls)
+    for attribute, period in timers_of(cls).items():
+        if not isinstance(period, Parameter):
+            continue
+        found = parameters.get(period.name)
+        if found is None:
+            raise TypeError(f"@every() of {cls.__qualname__}.{attribute}: expected a number of seconds, or a Parameter "
+                            "that is an attribute of the class too")
+        found.timed = True
+        seconds(found.default, f"the default of parameter {cls.__qualname__}.{found.name}, a period")
 
 
 def _members(cls: type) -> dict[str, Any]:

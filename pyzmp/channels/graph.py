@@ -1,0 +1,378 @@
+"""The graph of nodes, services, topics and parameters, as its users see it: a value, waited for and watched."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn, Protocol, TypeVar
+
+import msgspec
+
+from pyzmp import runtime
+from pyzmp.channels.channel import Channel, count
+from pyzmp.channels.watch import Watch
+from pyzmp.exceptions import MalformedMessage
+from pyzmp.protocol import codec
+from pyzmp.protocol.deadline import seconds
+from pyzmp.protocol.facts import (
+    Epoch,
+    Fact,
+    Member,
+    NodeFact,
+    ParameterFact,
+    Position,
+    PublisherFact,
+    ServiceFact,
+    SubscriberFact,
+)
+from pyzmp.protocol.outcomes import unknown
+
+T = TypeVar("T")
+_packed = msgspec.msgpack.Encoder().encode
+
+
+class GraphService(msgspec.Struct, frozen=True):
+    """A service of a node; ``signature`` is a text such as ``(n: int = 10) -> float``."""
+
+    node: str
+    name: str
+    signature: str
+
+    def __str__(self) -> str:
+        return f"{self.name}{self.signature}"
+
+
+class GraphParameter(msgspec.Struct, frozen=True):
+    """A parameter of a node; ``type`` is a text, and ``settable`` tells whether others may set it."""
+
+    node: str
+    name: str
+    type: str
+    settable: bool
+    encoded: bytes
+
+    @property
+    def value(self) -> Any:
+        """Its value, as one without types arrives: a dataclass is a dict.  Raises MalformedMessage for no value."""
+        return unpacked(self.encoded)
+
+    def __str__(self) -> str:
+        try:
+            shown = repr(self.value)
+        except MalformedMessage as error:  # whoever announced it
+            shown = f"<{error}>"
+        return f"{self.name}: {self.type} = {shown if len(shown) <= 60 else f'{shown[:59]}…'}"
+
+
+class GraphNode(msgspec.Struct, frozen=True):
+    """A node: what it is, where it lives and what it offers.
+
+    ``kind`` is ``process``, ``thread``, ``entity`` or ``group``; ``cls`` the qualified name of its class;
+    ``groups`` are those that it is in, the innermost first.  ``publishes`` and ``subscribes`` are names of topics.
+    ``confirmed`` is how long ago, in seconds before the snapshot, the registry last knew its process to be there.
+    """
+
+    name: str
+    kind: str
+    cls: str
+    host: str
+    pid: int
+    addresses: tuple[str, ...]
+    labels: tuple[tuple[str, str], ...]
+    groups: tuple[str, ...]
+    services: tuple[GraphService, ...]
+    parameters: tuple[GraphParameter, ...]
+    publishes: tuple[str, ...]
+    subscribes: tuple[str, ...]
+    confirmed: float
+
+    def service(self, name: str) -> GraphService:
+        """Its service of that name; raises LookupError."""
+        return _found(self.services, name, f"of node {self.name!r}", "service")
+
+    def parameter(self, name: str) -> GraphParameter:
+        """Its parameter of that name; raises LookupError."""
+        return _found(self.parameters, name, f"of node {self.name!r}", "parameter")
+
+    def __str__(self) -> str:
+        grouped = f", in {self.groups[0]}" if self.groups else ""
+        head = f"{self.name}: {self.cls}, {self.kind} of pid {self.pid} on {self.host}{grouped}"
+        topics = [f"publishes {name}" for name in self.publishes] + [f"listens to {name}" for name in self.subscribes]
+        return "\n".join([head, *(f"  {part}" for part in (*self.services, *self.parameters, *topics))])
+
+
+class GraphTopic(msgspec.Struct, frozen=True):
+    """A topic: its ``type`` as a text, and the names of the nodes that publish it and of those that listen."""
+
+    name: str
+    type: str
+    publishers: tuple[str, ...]
+    subscribers: tuple[str, ...]
+
+
+class Edge(msgspec.Struct, frozen=True):
+    """What one node publishes and another listens to."""
+
+    topic: str
+    publisher: str
+    subscriber: str
+
+
+class Graph(msgspec.Struct, frozen=True):
+    """What a process knew of the graph at one moment: a value, that never changes and can be sent to others.
+
+    All of it belongs together: it is what came of the first ``version`` changes in the reign of one registry, which
+    ``epoch`` names; before any was found, ``epoch`` is None and all is empty.  ``stale_since`` is None while that
+    registry is followed, and else the moment at which it was lost, by `time.monotonic` of the process that took the
+    snapshot; ``age`` is the same in seconds before it, 0 while it is followed.  Everything is in the order of its name.
+    """
+
+    nodes: tuple[GraphNode, ...]
+    services: tuple[GraphService, ...]
+    topics: tuple[GraphTopic, ...]
+    parameters: tuple[GraphParameter, ...]
+    epoch: Epoch | None
+    version: int
+    stale_since: float | None
+    age: float
+
+    @property
+    def edges(self) -> tuple[Edge, ...]:
+        """Who publishes what to whom."""
+        return tuple(Edge(topic.name, publisher, subscriber) for topic in self.topics
+                     for publisher in topic.publishers for subscriber in topic.subscribers)
+
+    def node(self, name: str) -> GraphNode:
+        """The node of that name; raises LookupError, which names the nearest one."""
+        return _found(self.nodes, name, f"among the {len(self.nodes)} that are known", "node")
+
+    def providers(self, service: str) -> tuple[GraphNode, ...]:
+        """The nodes that provide a service of that name."""
+        return tuple(self.node(found.node) for found in self.services if found.name == service)
+
+    def members(self, group: str) -> tuple[GraphNode, ...]:
+        """The nodes that are in *group*, also by way of another group."""
+        return tuple(node for node in self.nodes if group in node.groups)
+
+    def topic(self, name: str) -> GraphTopic:
+        """The topic of that name; raises LookupError."""
+        return _found(self.topics, name, f"among the {len(self.topics)} that are known", "topic")
+
+    def __contains__(self, node: object) -> bool:
+        return _at(self.nodes, node) is not None if isinstance(node, str) else False
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{len(part)} {name[:len(name) - (len(part) == 1)]}" for name, part in (
+            ("nodes", self.nodes), ("services", self.services), ("parameters", self.parameters),
+            ("topics", self.topics)) if part or name == "nodes")
+        return f"<Graph of {parts}, {self._where()}>"
+
+    def __str__(self) -> str:
+        return "\n".join([self._where(), *map(str, self.nodes)])
+
+    def _where(self) -> str:
+        if self.epoch is None:
+            return "no registry found"
+        fresh = "up to date" if self.stale_since is None else f"not heard of for {self.age:.1f} s"
+        return f"version {self.version} of epoch {self.epoch.counter}, {fresh}"
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+N = TypeVar("N", bound=_Named)
+
+
+def _at(among: Sequence[N], name: str) -> N | None:
+    place = bisect_left(among, name, key=lambda each: each.name)
+    return among[place] if place < len(among) and among[place].name == name else None
+
+
+def _found(among: Sequence[N], name: str, where: str, what: str) -> N:
+    found = _at(among, name)
+    if found is None:
+        text = unknown(name, [each.name for each in among], where).replace("nobody provides", f"there is no {what}", 1)
+        raise LookupError(text)
+    return found
+
+
+def packed(body: bytes, buffers: Sequence[Any]) -> bytes:
+    """The value of a parameter as the graph has it: what the codec gave, in one piece."""
+    return _packed((body, [bytes(buffer) for buffer in buffers]))
+
+
+def unpacked(encoded: bytes) -> Any:
+    """The value that `packed` was made from; raises MalformedMessage for what is none."""
+    try:
+        body, buffers = msgspec.msgpack.decode(encoded, type=tuple[bytes, list[bytes]])
+    except msgspec.MsgspecError as error:
+        raise MalformedMessage(f"no value of a parameter: {error}") from error
+    return codec.decode(body, buffers)
+
+
+# Taking one.
+
+
+class _Taken(msgspec.Struct, frozen=True):
+    """What one process knows at one moment."""
+
+    position: Position | None
+    facts: list[Fact]
+    stale_since: float | None
+
+    @classmethod
+    def now(cls, here: runtime.Runtime) -> _Taken:
+        position, facts = here.replica.view.whole()
+        return cls(position, facts, here.replica.stale_since)
+
+    def same(self, other: _Taken | None) -> bool:
+        """Whether nothing is different but, perhaps, how many changes there were."""
+        return other is not None and self.stale_since == other.stale_since and self.facts == other.facts
+
+    def graph(self, here: runtime.Runtime) -> Graph:
+        now = time.monotonic()
+        parts: dict[tuple[type, str], list[Any]] = {}  # by kind and node
+        for fact in self.facts:
+            if not isinstance(fact, (Member, NodeFact)):
+                parts.setdefault((type(fact), fact.node), []).append(fact)
+        seen: dict[str, float] = {}  # by process
+        nodes = []
+        for node in sorted((fact for fact in self.facts if isinstance(fact, NodeFact)), key=lambda node: node.name):
+            if node.owner not in seen:
+                seen[node.owner] = here.replica.view.confirmed(node.owner, now)
+            nodes.append(_node(node, parts, seen[node.owner]))
+        services = sorted((part for node in nodes for part in node.services), key=lambda part: part.name)
+        parameters = sorted((part for node in nodes for part in node.parameters), key=lambda part: part.name)
+        return Graph(
+            tuple(nodes), tuple(services), _topics(self.facts), tuple(parameters),
+            self.position.epoch if self.position else None, self.position.version if self.position else 0,
+            self.stale_since, 0.0 if self.stale_since is None else max(0.0, now - self.stale_since))
+
+
+def _node(node: NodeFact, parts: Mapping[tuple[type, str], list[Any]], confirmed: float) -> GraphNode:
+    name = node.name
+    services = [GraphService(name, part.name, part.text) for part in parts.get((ServiceFact, name), ())]
+    parameters = [GraphParameter(name, part.name, part.text, part.settable, part.value)
+                  for part in parts.get((ParameterFact, name), ())]
+    return GraphNode(
+        name, node.kind, node.cls, node.host, node.pid, node.addresses, node.labels, node.groups,
+        tuple(sorted(services, key=lambda part: part.name)), tuple(sorted(parameters, key=lambda part: part.name)),
+        tuple(sorted(part.topic for part in parts.get((PublisherFact, name), ()))),
+        tuple(sorted(part.topic for part in parts.get((SubscriberFact, name), ()))), confirmed)
+
+
+def _topics(facts: Iterable[Fact]) -> tuple[GraphTopic, ...]:
+    found: dict[str, list[PublisherFact | SubscriberFact]] = {}
+    for fact in facts:
+        if isinstance(fact, (PublisherFact, SubscriberFact)):
+            found.setdefault(fact.topic, []).append(fact)
+    return tuple(GraphTopic(
+        name, min(found[name], key=lambda fact: isinstance(fact, SubscriberFact)).text,
+        tuple(sorted(fact.node for fact in found[name] if isinstance(fact, PublisherFact))),
+        tuple(sorted(fact.node for fact in found[name] if isinstance(fact, SubscriberFact)))) for name in sorted(found))
+
+
+def _look(here: runtime.Runtime, seen: _Taken | None) -> tuple[_Taken, Callable[[], Graph]] | None:
+    taken = _Taken.now(here)
+    return None if taken.same(seen) else (taken, lambda: taken.graph(here))
+
+
+class KnownGraph(msgspec.Struct, frozen=True):
+    """The graph as this process knows it: ``pyzmp.graph()`` gives a snapshot of it.
+
+    It is kept up to date by itself, and looked up here, without asking anybody.
+    """
+
+    def __call__(self) -> Graph:
+        """All that this process knows, now.
+
+        Its very first look waits for a registry, at most a second; while none is followed, any other 0.1 s.
+        """
+        here = runtime.current()
+        here.facts()
+        return _Taken.now(here).graph(here)
+
+    async def acall(self) -> Graph:
+        """As a call of it, in a coroutine."""
+        here = runtime.current()
+        await here.alook()
+        return _Taken.now(here).graph(here)
+
+    def watch(self, callback: Callable[[Graph], object] | None = None, *, timeout: float | None = None) -> Watch[Graph]:
+        """Follow the graph: as it is now, and then after each change, the latest each time.
+
+        To iterate over in ``for`` or ``async for``, which with a *timeout* raise TimeoutError when nothing has
+        changed for so many seconds.  Or with a *callback*, which is called with each `Graph` in a thread of its own
+        until the watch is closed.
+        """
+        watch = Watch("the graph", _look, timeout)
+        return watch if callback is None else watch.call(callback)
+
+    def wait_for(self, what: str | Channel[..., Any] | Callable[[Graph], object], *, timeout: float,
+                 providers: int = 1) -> Graph:
+        """Block until *what* is there, at most *timeout* seconds; the snapshot in which it is.
+
+        *what* is the name of a node, a service such as ``Class.method``, which so many nodes are to provide, or
+        any condition: it is called with snapshots, in this thread, until what it returns is true.  Raises
+        TimeoutError, with what is known instead.  Wakes up on the changes themselves.
+        """
+        wanted, here = _Wanted(what, providers), runtime.current()
+        here.wait_until(wanted.holds, seconds(timeout))
+        return wanted.graph or wanted.missing(timeout)
+
+    async def await_for(self, what: str | Channel[..., Any] | Callable[[Graph], object], *, timeout: float,
+                        providers: int = 1) -> Graph:
+        """As `wait_for`, in a coroutine."""
+        wanted, here = _Wanted(what, providers), runtime.current()
+        await here.await_until(wanted.holds, seconds(timeout))
+        return wanted.graph or wanted.missing(timeout)
+
+    def __repr__(self) -> str:
+        return "<pyzmp.graph>"
+
+
+class _Wanted:
+    """What somebody waits for."""
+
+    def __init__(self, what: Any, providers: int) -> None:
+        if not isinstance(what, str) and not callable(what):
+            raise TypeError(f"what to wait for: expected the name of a node, a service or a condition, got {what!r}")
+        self._what, self._providers = what, count(providers, "providers")
+        self.graph: Graph | None = None
+
+    def holds(self) -> bool:
+        """Whether it is there; then so is ``graph``."""
+        here = runtime.current()
+        if isinstance(self._what, Channel):
+            found = len(self._what.seen()) >= self._providers
+        else:
+            found = not isinstance(self._what, str) or here.replica.view.facts.node(self._what) is not None
+        if not found:  # known without a snapshot
+            return False
+        graph = _Taken.now(here).graph(here)
+        if isinstance(self._what, str):
+            found = self._what in graph
+        elif not isinstance(self._what, Channel):
+            found = bool(self._what(graph))
+        if found:
+            self.graph = graph
+        return found
+
+    def missing(self, timeout: float) -> NoReturn:
+        here = runtime.current()
+        names = [node.name for node in here.replica.view.facts.nodes()]
+        where = f"in domain {here.settings.domain!r} after {timeout:g} s ({len(names)} node{'s' * (len(names) != 1)} "
+        where += "known)" if here.replica.following else "known; no registry is followed)"
+        if isinstance(self._what, str):
+            raise TimeoutError(unknown(self._what, names, where).replace("nobody provides", "there is no node", 1))
+        if isinstance(self._what, Channel):
+            found = len(self._what.seen())
+            raise TimeoutError(f"{found} of the {self._providers} providers that were asked for provide "
+                               f"{self._what.name!r} {where}")
+        raise TimeoutError(f"what was waited for, {self._what!r}, does not hold {where}")
+
+
+graph = KnownGraph()
