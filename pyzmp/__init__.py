@@ -4,6 +4,8 @@ from pyzmp.application import run
 from pyzmp.channels.call import Call, current_call
 from pyzmp.channels.declare import every, service
 from pyzmp.channels.discovery import adiscover, discover, services
+from pyzmp.channels.graph import graph
+from pyzmp.channels.parameter import Parameter
 from pyzmp.channels.service import Service
 from pyzmp.channels.stream import Stream
 from pyzmp.coprocess import CoProcess
@@ -20,13 +22,14 @@ from pyzmp.exceptions import (
     UnknownService,
     UnknownServiceException,
 )
+from pyzmp.group import Group
 from pyzmp.node import Node, current_node
 from pyzmp.runtime import configure
 from pyzmp.version import __version__
 
 __all__ = [
-    "Call", "CallError", "CallTimeout", "CoProcess", "InvalidCall", "Node", "NodeDied", "PyzmpError", "RemoteError",
-    "Service", "ServiceCallTimeout", "Stream", "UnknownRequestTypeException", "UnknownResponseTypeException",
-    "UnknownService", "UnknownServiceException", "__version__", "adiscover", "configure", "current_call",
-    "current_node", "discover", "every", "run", "service", "services",
+    "Call", "CallError", "CallTimeout", "CoProcess", "Group", "InvalidCall", "Node", "NodeDied", "Parameter",
+    "PyzmpError", "RemoteError", "Service", "ServiceCallTimeout", "Stream", "UnknownRequestTypeException",
+    "UnknownResponseTypeException", "UnknownService", "UnknownServiceException", "__version__", "adiscover",
+    "configure", "current_call", "current_node", "discover", "every", "graph", "run", "service", "services",
 ]

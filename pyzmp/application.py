@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from pyzmp.exceptions import NodeDied
-from pyzmp.node import Node
+from pyzmp.node import Node, check_nodes
 
 _ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -23,7 +23,7 @@ def run(*nodes: Node, timeout: float | None = None) -> None:
     too.  A second Ctrl-C does not wait: it raises KeyboardInterrupt.  Outside of the main thread, which
     alone gets signals, it runs until the nodes have ended.
     """
-    _check(nodes)
+    check_nodes(nodes, "run()")
     told = _Told()
     failed: list[Node] = []
     with _signals(told), contextlib.ExitStack() as stack:
@@ -37,13 +37,6 @@ def run(*nodes: Node, timeout: float | None = None) -> None:
         told.wait()
     if failed:
         raise NodeDied(f"{failed[0].name!r} ended by itself with exit code {failed[0].exitcode}", node=failed[0].name)
-
-
-def _check(nodes: Sequence[object]) -> None:
-    for node in nodes or (None,):
-        if not isinstance(node, Node):
-            hint = f"; write {node.__name__}(…)" if isinstance(node, type) else ""
-            raise TypeError(f"run() takes one node or more, got {node!r}{hint}")
 
 
 class _Told:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 from typing_extensions import Self
@@ -53,12 +53,15 @@ class Node(LivingNode):
     is taken when it is alone.
     """
 
+    _named = True  # by who made it
+
     def __init__(self, name: str | None = None, socket_bind: str | None = None, context_manager: Any = None,
                  loop_target: Callable[..., Any] | None = None, args: tuple[Any, ...] | None = None,
                  kwargs: dict[str, Any] | None = None, *, kind: Kind | None = None, start_method: str | None = None,
                  insecure: bool = False) -> None:
         super().__init__(name, context_manager, loop_target, args, kwargs, start_method=start_method)
         check_node_name(self.name)
+        self._named = name is not None
         if kind is not None:
             self.kind = kind
         self._socket_bind, self._insecure = socket_bind, insecure
@@ -71,7 +74,8 @@ class Node(LivingNode):
 
     @name.setter
     def name(self, name: str) -> None:
-        CoProcess.name.fset(self, check_node_name(name))  # type: ignore[attr-defined]
+        self._rename(name)
+        self._named = True
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -166,7 +170,7 @@ class Node(LivingNode):
         if running_node.get() is self and life.control is not None:
             life.control.request_stop()
             return None
-        if was and join and isinstance(life.handle, EntityHandle) and life.handle.lives_here():
+        if join and self._lives_here():
             raise RuntimeError(f"{self.name!r} lives on the loop that runs here; write await node.ashutdown()")
         over = None if timeout is None else time.monotonic() + seconds(timeout)
         status = super().shutdown(join, timeout)
@@ -207,6 +211,20 @@ class Node(LivingNode):
         return super().__repr__().replace(" process ", f" {self.kind} ", 1)
 
     # In the starter.
+
+    def _rename(self, name: str) -> None:
+        CoProcess.name.fset(self, check_node_name(name))  # type: ignore[attr-defined]
+
+    def _enter(self, groups: tuple[str, ...], name: str) -> None:
+        """Be in *groups*, the innermost first; a node without a name of its own is called *name* there."""
+        self._groups = groups
+        if not self._named:
+            self._rename(name)
+
+    def _lives_here(self) -> bool:
+        """Whether it is an entity that runs on the very loop that runs in this thread."""
+        handle = self._life.handle
+        return isinstance(handle, EntityHandle) and handle.is_alive() and handle.lives_here()
 
     def _launcher(self) -> Launcher:
         if self.kind == "thread":
@@ -272,6 +290,14 @@ class Node(LivingNode):
 
 
 builtin_callable = callable
+
+
+def check_nodes(nodes: Iterable[object], who: str) -> None:
+    """Raise TypeError where *nodes* are not one node or more, for *who* takes them."""
+    for node in tuple(nodes) or (None,):
+        if not isinstance(node, Node):
+            hint = f"; write {node.__name__}(…)" if isinstance(node, type) else ""
+            raise TypeError(f"{who} takes one node or more, got {node!r}{hint}")
 
 
 async def _end(handle: EntityHandle, timeout: float | None) -> None:

@@ -32,6 +32,7 @@ ROWS = [
     {"host"},
     {"life"},
     {"node"},
+    {"together"},
     {"application", "group", "testing"},
     {"selftest"},
     {"cli"},

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pyzmp
@@ -30,10 +30,7 @@ class Resizer(pyzmp.Node):
 @asynccontextmanager
 async def lifespan(app: Any) -> AsyncIterator[None]:
     # async with: entities run on this very loop, processes start without blocking it
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(Visits("visits"))
-        for _ in range(2):
-            await stack.enter_async_context(Resizer())
+    async with Visits("visits"), pyzmp.Group("resizers", [Resizer() for _ in range(4)]):
         yield
 
 

@@ -18,11 +18,20 @@ class Motor(pyzmp.Node):
         return self.turns
 
 
-def application() -> list[pyzmp.Node]:
-    return [Greeter("front"), Greeter("rear"), Prices("prices", kind="entity"), Orders("orders"),
-            Motor("motor", kind="thread")]
+class Worker(pyzmp.Node):
+    @pyzmp.service(idempotent=True)  # may be asked again of another worker when one dies
+    def factor(self, n: int) -> list[int]:
+        return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def application() -> pyzmp.Group:
+    return pyzmp.Group("robot", [
+        Greeter("front"), Greeter("rear"), Prices("prices", kind="entity"), Orders("orders"),
+        Motor("motor", kind="thread"),
+        pyzmp.Group("workers", [Worker() for _ in range(4)]),
+    ])
 
 
 if __name__ == "__main__":
     pyzmp.configure(domain="robot-7", timeout=2.0)  # once, before first use; PYZMP_* are the defaults
-    pyzmp.run(*application())
+    pyzmp.run(application())

@@ -50,6 +50,12 @@ def test_a_chain_of_calls_shows_the_error_of_its_end(script: Any) -> None:
     assert 'return {"tea": 2.5}[item]' in result.out
 
 
+def test_parameters_and_the_graph_are_followed_from_anywhere(script: Any) -> None:
+    result = script.python("p04_oven.py")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines() == ["Oven [0, 180.0, None, 60.0]", "True", "210.0 200.0", "['oven'] None"]
+
+
 def test_lines_are_streamed_as_they_are_written(script: Any) -> None:
     log = script.folder / "service.log"
     log.write_text("INFO a\nERROR b\n")
@@ -79,9 +85,10 @@ def test_a_users_tests_run(script: Any) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_application_runs_until_it_is_told_to_stop(script: Any, number: int) -> None:
     process = script.start("p11_app.py", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    ask = "import pyzmp; print(pyzmp.discover('turned', timeout=10)(), len(pyzmp.services['hello']))"
+    ask = ("import pyzmp; factor = pyzmp.discover('workers/factor', 10, 4); "
+           "print(pyzmp.discover('robot/turned')(), len(pyzmp.services['hello']), factor(6))")
     asked = script.python("-c", ask, env={"PYZMP_DOMAIN": "robot-7"})
-    assert re.fullmatch(r"\d+ 2\n", asked.out), asked.err
+    assert re.fullmatch(r"\d+ 2 \[1, 2, 3, 6\]\n", asked.out), asked.err
     process.send_signal(number)
     assert (process.communicate(timeout=10)[0], process.returncode) == ("", 0)
 

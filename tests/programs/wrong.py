@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 
 from p01_hello import Greeter
+from p04_oven import Oven
 from p07_chain import Orders, Prices
 from p08_logs import Tail
 
@@ -62,7 +63,46 @@ def streams(names: list[str]) -> None:
     Meter.total(n for n in range(3))
 
 
+def parameters() -> None:
+    oven = Oven.at("oven")
+    heat: str = oven.heat.get()  # assignment
+    oven.heat.set("hot")  # arg-type
+    oven.heat.set(1.0, 2.0)  # call-arg
+    oven.limit.set("none")  # arg-type
+    oven.limit.set(None)
+    oven.warmth.get()  # attr-defined
+    oven.heat.watch(len)  # arg-type
+    for degrees in oven.heat.watch():
+        heat = degrees  # assignment
+    Oven("oven").heat = "hot"  # assignment
+    heat = Oven("oven").heat  # assignment
+    pyzmp.graph.wait_for("oven")  # call-arg
+    pyzmp.graph.wait_for(3, timeout=1)  # arg-type
+    for graph in pyzmp.graph.watch():
+        graph.version = 3  # misc
+        graph.services["heat"]  # call-overload
+    print(heat)
+
+
+def groups() -> None:
+    group = pyzmp.Group("greeters", [Greeter(), Meter("meter"), pyzmp.Group(None, (Orders() for _ in range(2)))])
+    pyzmp.run(group, Greeter("greeter"), timeout=3)
+    pyzmp.Group("greeters")  # call-arg
+    pyzmp.Group("greeters", Greeter())  # arg-type
+    pyzmp.Group("greeters", [Greeter])  # list-item
+    pyzmp.Group("greeters", ["greeter"])  # list-item
+    pyzmp.Group("greeters", [Greeter()], kind="thread")  # call-arg
+    with group as same:
+        code: str = same.shutdown(timeout=2)  # assignment
+    print(code, group.kind == "group", [node.name for node in group.nodes])
+    Greeter("greeter", kind="group")  # arg-type
+
+
 async def awaited() -> None:
+    heat: str = await Oven.at("oven").heat.aget()  # assignment
+    async for graph in pyzmp.graph.watch():
+        heat = graph.nodes  # assignment
+    print(heat)
     name: str = await Prices.price.acall("tea")  # assignment
     total: str = await Orders.total.acall(["tea"])  # assignment
     found: int = await pyzmp.adiscover(Orders.total)  # assignment
