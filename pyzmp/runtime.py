@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 TIMEOUT = 5.0  # seconds that a call may take where nothing else is said
 FIRST_LOOK = 1.0  # seconds that the first look of a process waits for what a registry knows, at most
-LATER_LOOK = 0.1  # and any later one, while no registry is followed
+LATER_LOOK = 0.1  # and any later one, as long as nothing is known
 BUSY = 1.0  # seconds for which the end of a runtime waits for an entity's code, at most
 
 
@@ -102,16 +102,23 @@ class Runtime:
     # The graph.
 
     def facts(self) -> Facts:
-        """What this process knows.  Its very first look waits for a registry's answer, at most a second."""
+        """What this process knows.  Where that is nothing yet it waits for a registry's answer.
+
+        At most a second the first time, a tenth later on.
+        """
         replica = self.replica
-        if not replica.following:
+        if replica.view.position is None:
             replica.look(self._patience())
+        else:
+            replica.seek()
         return replica.view.facts
 
     async def alook(self) -> None:
-        """Have the first look over, without blocking the running loop."""
-        if not self.replica.following:
+        """As `facts` waits, without blocking the running loop."""
+        if self.replica.view.position is None:
             await self.replica.alook(self._patience())
+        else:
+            self.replica.seek()
 
     def _patience(self) -> float:
         looked, self._looked = self._looked, True

@@ -19,6 +19,7 @@ from pyzmp.protocol import facts
 from pyzmp.protocol.facts import Change, Epoch, Fact, Member, NodeFact, Refusal
 from pyzmp.protocol.graph import Log
 
+HEARD = 0.1  # seconds more for those whose names are too new for the first who tells of the epoch before
 STEP = 1.0  # seconds that count of the time between two turns, at most: more is time in which it was stopped
 
 S = TypeVar("S", bound=Hashable)
@@ -56,16 +57,18 @@ class Reign(Generic[S]):
 
     *send* gets each message and whom it is for.  *gone* tells whether a member's process is known to have
     ended.  *leaving* is told of each owner right before its facts end.  In the first *grace* seconds nobody
-    gets a name that he has not had before: its owner may not have found this registry yet.
+    gets a name that he has not had before: its owner may not have found this registry yet.  They are over *heard*
+    seconds after somebody has told of the epoch before: then only names that were new to him too can be lost.
     """
 
     def __init__(self, epoch: Epoch, now: float, send: Callable[[Sequence[S], facts.Message], None],
-                 gone: Callable[[Member], bool], *, lease: float, grace: float = 0.0, domain: str = "",
+                 gone: Callable[[Member], bool], *, lease: float, grace: float = 0.0, heard: float = HEARD,
+                 domain: str = "",
                  leaving: Callable[[Member, list[Fact]], None] = lambda member, owned: None) -> None:
         self.log = Log(epoch)
         self.later = 0  # the counter of a later epoch, or another one of the same counter, that somebody has seen
         self._send, self._gone, self._leaving = send, gone, leaving
-        self._lease, self._grace, self._domain = lease, grace, domain
+        self._lease, self._grace, self._heard, self._domain = lease, grace, heard, domain
         self._now = now
         self._time = 0.0  # seconds of this epoch in which it was not stopped
         self._seats: dict[S, _Seat] = {}
@@ -248,6 +251,8 @@ class Reign(Generic[S]):
         if seen and seen != epoch and seen.counter >= epoch.counter:
             self.later = max(self.later, seen.counter)
             return
+        if seen and seen != epoch:  # all names that are known there have been told before
+            self._grace = min(self._grace, self._time + self._heard)
         if self.log.unconfirmed and seen != epoch:
             seat.waits = True
         else:

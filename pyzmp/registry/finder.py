@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 START = 10.0  # seconds in which a registry's process must be ready
 COURTESY = 3.0  # seconds for which another process may keep the start lock before it counts as stuck
 HEARING = 1.0  # seconds for which one look listens for beacons
-_ASK = 0.01  # seconds between two looks whether it has finished
+_ASK = 0.03  # seconds between two looks whether it has finished: all members look, and it needs the processor
+_TRIES = 8  # starts of a registry that is killed on its way
 _EXPECTED = ("expected nothing, for one of this host's own, or memory, tcp://HOST:PORT#KEY, beacon, "
              "beacon://ADDRESS:PORT or etcd://HOST:PORT,HOST:PORT")
 
@@ -195,8 +196,9 @@ class OnHost:
                 return counter
             self._lock = self._domain.start_lock()
         try:
-            # One that was killed on its way, with others, is no reason to give up.
-            counter = self._domain.current(above) or await self._started(above) or await self._started(above)
+            counter = self._domain.current(above)
+            for _ in range(_TRIES):
+                counter = counter or await self._started(above)
         finally:
             if self._lock is not None:
                 self._lock.release()

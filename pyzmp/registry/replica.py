@@ -87,6 +87,11 @@ class Replica:
         asked = asyncio.run_coroutine_threadsafe(self.connect(start=False, timeout=timeout), self._loop)
         return await asyncio.wrap_future(asked)
 
+    def seek(self) -> None:
+        """Have a registry looked for, where none is followed; it does not wait."""
+        if not self.following:
+            self._loop.call_soon_threadsafe(self._want)
+
     def on_change(self, callback: Callable[[], object]) -> Callable[[], None]:
         """Have *callback* called, in the loop's thread, after each change of the view; returns what ends that."""
         key = object()
@@ -106,8 +111,7 @@ class Replica:
             unhook()
             self._waiting.pop(key, None)
 
-        if not self.following:
-            self._loop.call_soon_threadsafe(self._want)
+        self.seek()
         return end
 
     def wait_until(self, predicate: Callable[[View], T], timeout: float | None) -> T:

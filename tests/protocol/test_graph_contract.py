@@ -9,7 +9,7 @@ What holds at every step:
 * A view is what a fold of its epoch's first commits gives, made here by other code; its position never goes back.
 * No view loses a fact of a living owner who has it still, unless a registry has not heard of him for the lease.
 * A name that was given to somebody is not given to somebody else as long as the first lives and has it, with the
-  same exception.  This needs a grace as long as the lease; it is shorter in practice.
+  same exception.  This needs a grace as long as the lease, whoever is heard; it is shorter in practice.
 * A registry that was stopped and superseded meanwhile decides nothing any more.
 
 At rest, which is after all faults and some seconds, everybody knows the same, and that is what the living own;
@@ -148,7 +148,7 @@ class Registry:
         self.back: dict[tuple[str, Key], int] = {}  # the versions with which facts came that may have been missing
         self.reign: Reign[Session] = Reign(
             epoch, world.now, self.send, lambda member: not world.of(member.id).alive, lease=LEASE,
-            grace=LEASE if counter > 1 else 0.0, domain="home")
+            grace=LEASE if counter > 1 else 0.0, heard=LEASE, domain="home")
         world.registries.append(self)
 
     @property

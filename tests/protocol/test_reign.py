@@ -162,6 +162,17 @@ def test_new_names_wait_for_the_grace_and_what_comes_after_them_too() -> None:
     assert [message.id for _, message in bench.said if isinstance(message, Settled)] == [1, 2, 3]
 
 
+def test_the_grace_is_over_soon_after_somebody_has_told_of_the_epoch_before() -> None:
+    bench = Bench(grace=100.0)
+    bench.joins("a", A, node("attic", A))
+    bench.after(1)
+    assert bench.names() == set()
+    bench.says("observer", Hold((B, node("kitchen", B, incarnation=(1, 5)))), Follow(BEFORE))
+    bench.says("a", Propose(2, (Change((node("kitchen", A),)),)))
+    bench.after(0.5)
+    assert bench.names() == {"attic"}, "names that were told of still wait for their owners"
+
+
 def test_a_cut_member_is_doubted_until_it_is_back_and_dropped_after_the_lease() -> None:
     bench = Bench()
     bench.says("observer", Follow())
