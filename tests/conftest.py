@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -82,36 +83,48 @@ class Process(NamedTuple):
         return f"process {self.pid} ({self.command})"
 
 
-def processes() -> list[Process]:
-    """Every living process; one in state Z has ended and only waits to be asked for its status."""
-    return [process for entry in Path("/proc").glob("[0-9]*") if (process := _process(entry)) is not None]
+def pids() -> set[int]:
+    """The numbers of all processes."""
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
 
 
-def _process(entry: Path) -> Process | None:
+def processes(known: AbstractSet[int] = frozenset()) -> list[Process]:
+    """Every living process but those *known*; one in state Z has ended and only waits to be asked for its status."""
+    return [process for pid in pids() - known if (process := _process(pid)) is not None]
+
+
+def _process(pid: int) -> Process | None:
     with contextlib.suppress(OSError):
-        state, parent = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
-        if state not in "ZX":
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-            return Process(int(entry.name), int(parent), command or "?")
+        state, parent = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[:2]
+        if state not in (b"Z", b"X"):
+            command = _read(f"/proc/{pid}/cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
+            return Process(pid, int(parent), command or "?")
     return None
 
 
-def descendants(root: int) -> set[Process]:
-    """The living processes below *root*, those that processes below it started included."""
-    everybody = processes()
-    family = {root}
-    while more := {process.pid for process in everybody if process.parent in family} - family:
-        family |= more
-    return {process for process in everybody if process.pid in family - {root}}
+def _read(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(descriptor, 1 << 17)
+    finally:
+        os.close(descriptor)
 
 
-def members(folder: Path) -> set[Process]:
-    """The living processes of the domain in *folder*, also those whose parent is gone."""
+def is_below(process: Process, root: int) -> bool:
+    """Whether *process* was started by the process *root*, or by one that is below it."""
+    above: Process | None = process
+    while above is not None and above.parent != root:
+        above = _process(above.parent)
+    return above is not None
+
+
+def members(folder: Path, known: AbstractSet[int] = frozenset()) -> set[Process]:
+    """The living processes of the domain in *folder*, also those whose parent is gone, but those *known*."""
     mark = f"PYZMP_DIR={folder}\0".encode()
     found = set()
-    for process in processes():
+    for process in processes(known):
         with contextlib.suppress(OSError):
-            if process.pid != os.getpid() and mark in Path(f"/proc/{process.pid}/environ").read_bytes() + b"\0":
+            if process.pid != os.getpid() and mark in _read(f"/proc/{process.pid}/environ") + b"\0":
                 found.add(process)
     return found
 
@@ -149,13 +162,14 @@ class Snapshot:
 
     def __init__(self, domain: Path, scratch: Path) -> None:
         self.domain, self.scratch = domain, scratch
-        self.processes = descendants(os.getpid())
+        self.pids = pids()
         self.threads = set(threading.enumerate())
         self.files = open_files()
 
     def new_processes(self) -> set[Process]:
-        mine = {process for process in descendants(os.getpid()) | members(self.domain) if not shared(process)}
-        return {process for process in mine if process.pid not in {old.pid for old in self.processes}}
+        mine = members(self.domain, self.pids)
+        mine |= {process for process in processes(self.pids) if is_below(process, os.getpid())}
+        return {process for process in mine if not shared(process)}
 
     def new_threads(self) -> list[threading.Thread]:
         return [thread for thread in threading.enumerate()
@@ -213,7 +227,7 @@ def domain(request: pytest.FixtureRequest) -> Iterator[Path]:
         try:
             yield folder
             fresh_runtime()
-            _end_registry(folder)
+            _end_registry(folder, before)
             allowed = {kind for mark in request.node.iter_markers("leaves") for kind in mark.args}
             eventually(lambda: not before.leaks(allowed), GRACE)
             left = before.leaks(allowed)
@@ -225,11 +239,11 @@ def domain(request: pytest.FixtureRequest) -> Iterator[Path]:
         pytest.fail("the test left behind:\n  " + "\n  ".join(left), pytrace=False)
 
 
-def _end_registry(folder: Path) -> None:
-    """End the domain's registry, which outlives its last member by a few seconds on purpose."""
-    for process in members(folder):
+def _end_registry(folder: Path, before: Snapshot) -> None:
+    """End the domain's registry, which outlives its last member by a few seconds on purpose; its own tests ask it."""
+    for process in members(folder, before.pids):
         if "pyzmp.registry.process" in process.command:
-            _signal(process, signal.SIGTERM)
+            _signal(process, signal.SIGKILL)
 
 
 def _signal(process: Process, number: int) -> None:
