@@ -4,7 +4,7 @@ from pyzmp.application import run
 from pyzmp.channels.call import Call, current_call
 from pyzmp.channels.declare import every, service
 from pyzmp.channels.discovery import adiscover, discover, services
-from pyzmp.channels.graph import graph
+from pyzmp.channels.graph import Graph, graph
 from pyzmp.channels.parameter import Parameter
 from pyzmp.channels.service import Service
 from pyzmp.channels.stream import Stream
@@ -28,8 +28,8 @@ from pyzmp.runtime import configure
 from pyzmp.version import __version__
 
 __all__ = [
-    "Call", "CallError", "CallTimeout", "CoProcess", "Group", "InvalidCall", "Node", "NodeDied", "Parameter",
-    "PyzmpError", "RemoteError", "Service", "ServiceCallTimeout", "Stream", "UnknownRequestTypeException",
+    "Call", "CallError", "CallTimeout", "CoProcess", "Graph", "Group", "InvalidCall", "Node", "NodeDied",
+    "Parameter", "PyzmpError", "RemoteError", "Service", "ServiceCallTimeout", "Stream", "UnknownRequestTypeException",
     "UnknownResponseTypeException", "UnknownService", "UnknownServiceException", "__version__", "adiscover",
     "configure", "current_call", "current_node", "discover", "every", "graph", "run", "service", "services",
 ]

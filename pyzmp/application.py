@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import queue
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-from pyzmp.exceptions import NodeDied
+from pyzmp.exceptions import NodeDied, StartError
 from pyzmp.node import Node, check_nodes
+from pyzmp.together import LISTEN
 
 _ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -18,7 +20,8 @@ _ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 def run(*nodes: Node, timeout: float | None = None) -> None:
     """Start *nodes* in order, and run until Ctrl-C, SIGTERM, SIGHUP (its terminal closes), or the end of all of them.
 
-    Returns once they are stopped, in reverse order, each within *timeout* seconds where given.
+    Returns once they are stopped, in reverse order, each within *timeout* seconds where given; a start that is still
+    under way is given up.
     Raises what a start raised, and NodeDied where a node has failed; the others are stopped then
     too.  A second Ctrl-C does not wait: it raises KeyboardInterrupt.  Outside of the main thread, which
     alone gets signals, it runs until the nodes have ended.
@@ -31,10 +34,11 @@ def run(*nodes: Node, timeout: float | None = None) -> None:
             if told.already:
                 return
             if not node.is_alive():
-                node.start()
+                _start(node, told, timeout)
             stack.callback(node.shutdown, timeout=timeout)
         _watch(nodes, told, failed)
-        told.wait()
+        while not told.already:
+            told.wait()
     if failed:
         raise NodeDied(f"{failed[0].name!r} ended by itself with exit code {failed[0].exitcode}", node=failed[0].name)
 
@@ -50,8 +54,41 @@ class _Told:
         self.already = True
         self._queue.put(None)
 
-    def wait(self) -> None:
-        self._queue.get()
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until one tells, or wakes, at most *timeout* seconds."""
+        with contextlib.suppress(queue.Empty):
+            self._queue.get(timeout=timeout)
+
+    def wake(self) -> None:
+        """Let one that waits go on, although it is not time to stop."""
+        self._queue.put(None)
+
+
+def _start(node: Node, told: _Told, timeout: float | None) -> None:
+    """Start *node*; when told to stop, end what that has begun, and return.
+
+    Another thread starts it: this one hears of signals, and what handles them must not wait.
+    """
+    given_up, over, errors = threading.Event(), threading.Event(), list[BaseException]()
+
+    def start() -> None:
+        try:
+            node._start_unless(given_up)
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            over.set()
+            told.wake()
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(start,), name="pyzmp-start", daemon=True)
+    thread.start()
+    while not over.is_set() and not told.already:
+        told.wait(LISTEN)
+    if told.already:
+        given_up.set()
+        node._undo_start(timeout)
+    thread.join()
+    if errors and not (told.already and isinstance(errors[0], StartError)):
+        raise errors[0]
 
 
 def _watch(nodes: Sequence[Node], told: _Told, failed: list[Node]) -> None:

@@ -7,6 +7,8 @@ import functools
 import logging
 import os
 import threading
+import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -14,16 +16,16 @@ from typing import Any, NoReturn
 from pyzmp import runtime
 from pyzmp.channels.call import running_node
 from pyzmp.channels.declare import methods_of, parameters_of, timers_of
-from pyzmp.coprocess import START
-from pyzmp.exceptions import StartError
+from pyzmp.exceptions import RegistryUnavailable, StartError
 from pyzmp.launchers.base import Handle, NotReady, living
 from pyzmp.launchers.entity import in_thread
 from pyzmp.life import WITHDRAW
-from pyzmp.node import WITHDRAWN, Node, check_nodes
+from pyzmp.node import AGAIN, WITHDRAWN, Node, check_nodes
 from pyzmp.protocol.facts import NodeFact
-from pyzmp.together import Until, all_of, at_once, batches, raise_of
+from pyzmp.registry import finder
+from pyzmp.together import Until, all_of, at_once, batches, in_turn, raise_of
 
-UNREADY = 0.5  # seconds that a member may take to stop which never got ready
+UNDO = 5.0  # seconds in which all is ended that a start has begun which did not succeed
 HOOKS = ("on_start", "on_stop", "update", "task")  # of a node, which a group does not call
 
 log = logging.getLogger("pyzmp.node")
@@ -32,10 +34,10 @@ log = logging.getLogger("pyzmp.node")
 class Group(Node):
     """A set of nodes that is itself a node: it has a name, one start and one shutdown.
 
-    Its name stands for any of its members: ``Class.at("group").method(…)`` and ``discover("group/method")`` call, in
-    turn, those of them that provide the service.  A member keeps the name that it was given; one without is called
-    ``group/1``, ``group/2`` and so on, by its place.  Members are nodes of any kind, groups too; a group without a
-    name gets a uuid.
+    Its name stands for any of its members: ``Class.at("group").method(…)`` and ``discover("group/method")`` call any
+    of those that provide the service, and what is kept of them, as ``call = Class.at("group").method``, calls them
+    in turn.  A member keeps the name that it was given; one without is called ``group/1``, ``group/2`` and so on, by
+    its place.  Members are nodes of any kind, groups too; a group without a name gets a uuid.
 
     They start in order, each once those before it are ready; but neighbours that are processes of one class start
     together, 16 at most.  They stop in reverse order.  A member that ends by itself, or is killed, leaves the group
@@ -55,8 +57,8 @@ class Group(Node):
                 raise ValueError(f"{node.name!r} is in the group {node._groups[0]!r} already; a node is in one at most")
             if times > 1:
                 raise ValueError(f"{node.name!r} is given {times} times; a node is in a group once")
-            if node.is_alive():
-                raise RuntimeError(f"{node.name!r} runs; put it into a group before it is started")
+            node._refuse_alive("put it into a group before it is started")
+        weakref.finalize(self, _release, self._nodes).atexit = False
         self._gather()
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -77,8 +79,8 @@ class Group(Node):
 
         False once *timeout* seconds are over.  Without one, each member may take 30 s.  Where a member does not start
         StartError is raised, which names it, from the member's own error.  Whatever was begun is ended then, in
-        reverse order.  Raises NodeExists where the group's name is taken, and RuntimeError where a member runs
-        already.  A running group is shut down and started again.
+        reverse order, within some 5 s.  Raises NodeExists where the group's name is taken, and RuntimeError where a
+        member runs already.  A running group is shut down and started again.
         """
         self._check()
         over = Until(timeout)
@@ -87,14 +89,12 @@ class Group(Node):
                 self.shutdown()
             here, handle = runtime.current(), self._begin()
             try:
-                here.run(self._claim(here, handle, over.left(START)))
-                for batch in batches(self._nodes):
-                    handle.begun += batch
-                    self._see(batch, at_once([functools.partial(node.start, over.left(None)) for node in batch]))
+                here.run(self._claim(here, handle, over))
+                for batch in self._forwards(handle):
+                    self._see(batch, at_once([functools.partial(node._start_unless, handle.stopping, over.left(None))
+                                              for node in batch]))
             except BaseException as error:
-                for batch in batches(handle.begun[::-1]):
-                    at_once([functools.partial(_undo, node) for node in batch])
-                handle.leave(self.name)
+                self._undo(handle)
                 return _late(error)
             self._follow_members(handle)
             return True
@@ -108,12 +108,11 @@ class Group(Node):
                 await self.ashutdown()
             here, handle = runtime.current(), self._begin()
             try:
-                await here.arun(self._claim(here, handle, over.left(START)))
-                for batch in batches(self._nodes):
-                    handle.begun += batch
+                await here.arun(self._claim(here, handle, over))
+                for batch in self._forwards(handle):
                     self._see(batch, await all_of(node.astart(over.left(None)) for node in batch))
             except BaseException as error:
-                await asyncio.shield(asyncio.ensure_future(self._aundo(handle)))
+                await asyncio.shield(asyncio.ensure_future(in_thread(self._undo, handle)))
                 return _late(error)
             self._follow_members(handle)
             return True
@@ -122,9 +121,9 @@ class Group(Node):
         """Stop the members in reverse order; then the group's name is gone too.
 
         Returns its exit code, None if it was never started.  *timeout* seconds are for all of them together: each has
-        its share of what is left, and is terminated, then killed, where it needs longer.  With ``join=False``, and
-        inside a member, all are asked at once and not waited for.  Raises RuntimeError on a loop that an entity of
-        the group shares.
+        its share of what is left, and is terminated, then killed, where it needs longer.  A start that is under way
+        ends with StartError.  With ``join=False``, and inside a member, all are asked at once and not waited for.
+        Raises RuntimeError on a loop that an entity of the group shares.
         """
         handle = self._handle
         if handle is None or self._only_asks(join):
@@ -132,9 +131,9 @@ class Group(Node):
         if self._lives_here():
             raise RuntimeError(f"entities of {self.name!r} live on the loop that runs here; write await "
                                "group.ashutdown()")
-        handle.stopping, over = True, Until(timeout)
-        for left, batch in self._backwards():
-            share = over.share(left)
+        handle.stopping.set()
+        over = Until(timeout)
+        for batch, share in in_turn(self._nodes[::-1], over):
             raise_of(at_once([functools.partial(node.shutdown, True, share) for node in batch]))
         handle.join(over.left(WITHDRAWN))
         return handle.exitcode
@@ -144,16 +143,21 @@ class Group(Node):
         handle = self._handle
         if handle is None or self._only_asks(join):
             return None if handle is None else handle.exitcode
-        handle.stopping, over = True, Until(timeout)
-        for left, batch in self._backwards():
-            share = over.share(left)
+        handle.stopping.set()
+        over = Until(timeout)
+        for batch, share in in_turn(self._nodes[::-1], over):
             raise_of(await all_of(node.ashutdown(True, share) for node in batch))
         await in_thread(handle.join, over.left(WITHDRAWN))
         return handle.exitcode
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until all members have ended, at most *timeout* seconds; not on a loop that one of them shares."""
-        if self._handle is not None and not self._lives_here():
+        """Wait until all members have ended, at most *timeout* seconds.
+
+        Raises RuntimeError on a loop that an entity of the group shares, which would then never end.
+        """
+        if self._lives_here():
+            raise RuntimeError(f"entities of {self.name!r} live on the loop that runs here; write await group.ajoin()")
+        if self._handle is not None:
             self._handle.join(timeout)
 
     async def ajoin(self) -> None:
@@ -200,8 +204,15 @@ class Group(Node):
         self._gather()
 
     def _rename(self, name: str) -> None:
-        super()._rename(name)
-        self._gather()
+        was = self.name
+        self._refuse_alive("name the group before it is started")
+        try:
+            super()._rename(name)
+            self._gather()
+        except ValueError:  # too long for a member
+            super()._rename(was)
+            self._gather()
+            raise
 
     def _all(self) -> Iterator[Node]:
         """Itself, and all nodes in it, also by way of other groups."""
@@ -211,6 +222,11 @@ class Group(Node):
 
     def _lives_here(self) -> bool:
         return any(node._lives_here() for node in self._nodes)
+
+    def _refuse_alive(self, hint: str) -> None:
+        super()._refuse_alive(hint)
+        for node in self._nodes:
+            node._refuse_alive(hint)
 
     # Its life.
 
@@ -230,14 +246,16 @@ class Group(Node):
             if times > 1:
                 raise ValueError(f"{name!r} is the name of {times} nodes of the group {self.name!r}")
 
-    async def _claim(self, here: runtime.Runtime, handle: _GroupHandle, timeout: float) -> None:
+    async def _claim(self, here: runtime.Runtime, handle: _GroupHandle, over: Until) -> None:
         """Have the name in the graph; in the runtime's thread."""
         fact = NodeFact(self.name, here.member.id, "", (), "group", here.member.host, here.member.pid,
                         type(self).__qualname__, groups=self._groups)
         try:
-            await here.replica.announce([fact], timeout)
-        except Exception:
+            await here.replica.announce([fact], min(finder.START, over.left(finder.START)))
+        except Exception as error:
             handle.claimed = False  # the name is somebody else's, perhaps of this very process
+            if isinstance(error, RegistryUnavailable) and over.past:
+                raise NotReady(f"{self.name!r} was not ready in time") from error
             raise
 
     def _begin(self) -> _GroupHandle:
@@ -252,6 +270,14 @@ class Group(Node):
         living.add(handle)
         return handle
 
+    def _forwards(self, handle: _GroupHandle) -> Iterator[list[Node]]:
+        """The batches in the order of their start, and an empty one.  Raises StartError once it is told to stop."""
+        for batch in [*batches(self._nodes), []]:
+            if handle.stopping.is_set():
+                raise StartError(f"{self.name!r} was told to stop before it was ready")
+            handle.begun += batch
+            yield batch
+
     def _see(self, batch: Sequence[Node], outcomes: Sequence[Any]) -> None:
         """Raise what kept a member of *batch* from starting, if something did."""
         for node, outcome in zip(batch, outcomes, strict=True):
@@ -261,8 +287,6 @@ class Group(Node):
         raise_of(outcomes)
         if False in outcomes:
             raise NotReady(f"{self.name!r} was not ready in time")
-        if self._handle is not None and self._handle.stopping:
-            raise StartError(f"{self.name!r} was told to stop before it was ready")
 
     def _follow_members(self, handle: _GroupHandle) -> None:
         self._life.ready = True
@@ -270,32 +294,37 @@ class Group(Node):
 
     def _watch(self, handle: _GroupHandle) -> None:
         """Wait until no member lives; then neither does the group."""
-        while any(node.is_alive() for node in self._nodes):
+        while any(_lives(node) for node in self._nodes):
             for node in self._nodes:
                 node.join()
         handle.leave(self.name, 0 if all(node.exitcode == 0 for node in self._nodes) else 1)
 
-    async def _aundo(self, handle: _GroupHandle) -> None:
-        for batch in batches(handle.begun[::-1]):
-            await all_of(_aundo(node) for node in batch)
-        await in_thread(handle.leave, self.name)
+    def _undo(self, handle: _GroupHandle) -> None:
+        """End what a start has begun that did not succeed; not on the loop of an entity."""
+        handle.stopping.set()
+        over = Until(UNDO)
+        for batch, share in in_turn(handle.begun[::-1], over):
+            at_once([functools.partial(node._undo_start, share) for node in batch])
+        handle.leave(self.name, timeout=min(WITHDRAW, over.left(WITHDRAW)))
 
-    def _undo_start(self) -> None:
-        with self._life.starting:
-            self.shutdown()
+    def _end_start(self, timeout: float | None) -> None:
+        self.shutdown(timeout=timeout)
+
+    def _hinder(self, timeout: float | None) -> None:
+        handle = self._handle
+        if handle is not None:
+            handle.stopping.set()
+            at_once([functools.partial(node._undo_start, timeout) for node in handle.begun if not node.has_started()])
 
     def _only_asks(self, join: bool) -> bool:
         """Ask all members to stop, where none is to be waited for; whether that is so."""
         if join and running_node.get() not in self._all():
             return False
+        if self._handle is not None:
+            self._handle.stopping.set()
         for node in reversed(self._nodes):
             node.shutdown(join=False)
         return True
-
-    def _backwards(self) -> Iterator[tuple[int, list[Node]]]:
-        """The members in the order of their stop, those that stop at once together; and how many such are left."""
-        found = batches(self._nodes[::-1])
-        return zip(range(len(found), 0, -1), found, strict=True)
 
 
 class _GroupHandle(Handle):
@@ -304,17 +333,20 @@ class _GroupHandle(Handle):
     def __init__(self) -> None:
         self.ident = os.getpid()
         self.begun: list[Node] = []
-        self.stopping = False
+        self.stopping = threading.Event()
         self.claimed = True
         self._here = runtime.current()
         self._status: int | None = None
         self._over = threading.Event()
 
-    def leave(self, name: str, status: int = 1) -> None:
+    def leave(self, name: str, status: int = 1, timeout: float = WITHDRAW) -> None:
         """Take the group's name out of the graph; its life is over then, with this *status*."""
-        withdrawn = self._here.replica.withdraw([("node", name)] if self.claimed else [], WITHDRAW)
+        withdrawn = self._here.replica.withdraw([("node", name)], timeout)
         try:
-            self._here.run(withdrawn)
+            if self.claimed:
+                self._here.run(withdrawn)
+            else:
+                withdrawn.close()
         except Exception as error:  # no registry, or pyzmp has ended here: then views learn it from that
             withdrawn.close()
             log.warning("the group %s ends without a registry: %s", name, error)
@@ -346,13 +378,17 @@ def _late(error: BaseException) -> bool:
     raise error
 
 
-def _undo(node: Node) -> None:
-    """End what a start of *node* that may still be under way has begun."""
-    node.shutdown(timeout=None if node.has_started() else UNREADY)
-    node._undo_start()
+def _lives(node: Node) -> bool:
+    """Whether *node* lives, or is about to again: between its lives it does not."""
+    with node._life.starting:
+        while node._life.astarting.locked() and not node.is_alive():  # on a loop, whose lock no thread can wait for
+            time.sleep(AGAIN)
+        return node.is_alive()
 
 
-async def _aundo(node: Node) -> None:
-    await node.ashutdown(timeout=None if node.has_started() else UNREADY)
-    if node.kind in ("process", "thread"):
-        await in_thread(node._undo_start)
+def _release(nodes: Sequence[Node], groups: tuple[str, ...] = ()) -> None:
+    """Their group is gone: they are in *groups* only."""
+    for node in nodes:
+        node._groups = groups
+        if isinstance(node, Group):
+            _release(node.nodes, (node.name, *groups))

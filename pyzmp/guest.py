@@ -105,6 +105,11 @@ class Guest(msgspec.Struct, eq=False):
     def __post_init__(self) -> None:
         self.idle.set()
 
+    def refuses(self, service: str) -> bool:
+        """Whether it begins no calls of *service* any more; of what the graph does not know, as soon as it leaves."""
+        provided = self.services.get(service)
+        return self.leaving or (self.left and provided is not None and not provided.announced)
+
     def begin(self, work: Running) -> None:
         """Note that a call runs beside the loop's turn."""
         self.running.add(work)

@@ -96,16 +96,17 @@ class Host:
 
     def widen(self) -> None:
         """Listen for other hosts too, where the registry has come to serve several, and have the graph say so."""
+        before = len(self._shared)
         try:
             at = {reach.host_of(parse(address)) for address in self._shared if address.startswith("tcp:")}
             missing = [host for host in self.runtime.interfaces() if host not in at] if self._shared else []
-            bound = [self.server.bind(reach.at(host, "*"), secure=True) for host in missing]
+            for host in missing:
+                self._shared = [*self._shared, self.server.bind(reach.at(host, "*"), secure=True)]
         except PyzmpError as error:
             log.warning("%s: other hosts cannot reach it: %s", self.name, error)
-            return
-        self._shared = [*self._shared, *bound]
         known = [self.runtime.replica.view.facts.node(name) for name in self.guests if name not in self.own]
-        wider = [replace(node, addresses=tuple(self._shared)) for node in known if node is not None and bound]
+        wider = [replace(node, addresses=tuple(self._shared)) for node in known
+                 if node is not None and len(self._shared) > before]
         if wider:
             self._widening = self.loop.create_task(self._widened(wider))
 
@@ -370,7 +371,7 @@ class Host:
             return refuse(request.call, Code.REFUSED, f"there is no node {request.node!r} here any more")
         if request.incarnation not in ((0, 0), guest.incarnation):
             return refuse(request.call, Code.REFUSED, f"{guest.name!r} was started again since; ask it anew")
-        if guest.leaving:
+        if guest.refuses(request.service):
             return refuse(request.call, Code.REFUSED, f"{guest.name!r} is shutting down")
         if request.service not in guest.services:
             return refuse(request.call, Code.UNKNOWN_SERVICE,

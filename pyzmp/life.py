@@ -10,13 +10,14 @@ import inspect
 import logging
 import math
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal, NamedTuple
 
 from msgspec.structs import replace
 
 from pyzmp import runtime
-from pyzmp.channels.call import running_node, serving
+from pyzmp.channels.call import ending_here, running_node, serving
 from pyzmp.channels.declare import check_streams, marks_of, methods_of, parameters_of, timers_of
 from pyzmp.channels.parameter import Parameter
 from pyzmp.channels.values import Values
@@ -34,6 +35,7 @@ Kind = Literal["process", "thread", "entity"]
 
 UPDATE = 0.1  # seconds between two calls of an update, at most
 WITHDRAW = 4.0  # seconds that a node which stops waits for the registry, at most
+LOST = 1.0  # the same, where none is followed when it stops: the next one on this host takes less
 HURRY = 0.1  # seconds that it still waits for it once it is hurried
 ENDING = 1.0  # seconds that its timers and its update may take to end
 
@@ -121,12 +123,14 @@ class LivingNode(CoProcess):
         """Start, which ends with *begun*, and serve until *stop*."""
         loop, here = asyncio.get_running_loop(), runtime.current()
         status: list[int | None] = []
+        watches = _watches()
         host = Host.of(here, loop)
         guest = Guest(self.name, contextvars.copy_context(), limits=Limits(self.max_calls, self.max_bytes))
         control.on_hurry(lambda: _call(loop, guest.hurry.set))
         own = self._fact(here, host)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(host.release)
+            stack.callback(_close_all, watches)
             values = self._life.values = _values_of(self, loop)
             stack.callback(setattr, self._life, "values", None)  # what it was given before the start is there again
             try:
@@ -134,8 +138,6 @@ class LivingNode(CoProcess):
             except asyncio.CancelledError:  # perhaps too late to keep it out of the graph
                 await self._leaves(here, host, guest)
                 raise
-            if values.parameters:  # until the node has left, so that those who set them have their answer
-                stack.callback(loop.create_task(values.publish(here)).cancel)
             stack.push_async_callback(self._leaves, here, host, guest)
             args, kwargs = stack.enter_context(self._entered(self._args, self._kwargs))
             await _awaited(self.on_start())
@@ -146,6 +148,7 @@ class LivingNode(CoProcess):
             host.add(guest)
             begun.set()
             position = await here.announce([own, *self._service_facts(here, guest), *values.facts(here.member.id)])
+            values.begin(here)
             home = self._life.home = _Home(host, guest, self._tasks(guest, args, kwargs, stop, status))
             control.on_told(self._told)
             control.ready((addresses[-1], position))
@@ -230,13 +233,15 @@ class LivingNode(CoProcess):
         """Be gone from the graph, then refuse new calls and answer the open ones; once."""
         if guest.left:
             return
-        guest.left = True
+        guest.left, values = True, self._life.values
+        values.leave()
         try:
-            withdrawn = here.withdraw([("node", self.name)], WITHDRAW)
-            await either(withdrawn, _hurried(guest), timeout=WITHDRAW)
+            patience = WITHDRAW if here.replica.following else LOST
+            await either(_withdrawn(here, self.name, values, patience), _hurried(guest), timeout=patience)
         except RegistryUnavailable as error:  # then a view that lives on learns it from the end of the connection
             log.warning("%s stops without a registry: %s", self.name, error)
         finally:
+            values.over(RegistryUnavailable(f"{self.name!r} has stopped before the graph heard of it"))
             await host.remove(guest, DRAIN - 1)
 
     def _tasks(self, guest: Guest, args: tuple[Any, ...], kwargs: dict[str, Any], stop: asyncio.Event,
@@ -289,6 +294,11 @@ def offer(name: str, function: Callable[..., Any]) -> Provided:
     return Provided(name, function, signature, traits=Trait.STREAM if signature.streams else 0)
 
 
+async def _withdrawn(here: runtime.Runtime, name: str, values: Values, timeout: float) -> None:
+    """Take a node out of the graph; those who set its parameters last have their answer with that."""
+    values.over(await here.withdraw([("node", name)], timeout))
+
+
 async def _hurried(guest: Guest) -> None:
     """Wait for the hurry, and a moment more for what needs only that."""
     await guest.hurry.wait()
@@ -322,6 +332,18 @@ async def _awaited(value: Any) -> None:
 def _call(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
     with contextlib.suppress(RuntimeError):  # the loop has ended, and the node with it
         loop.call_soon_threadsafe(callback)
+
+
+def _watches() -> weakref.WeakSet[Any]:
+    """What the code of the node, as it runs here from now on, makes to end with it."""
+    made: weakref.WeakSet[Any] = weakref.WeakSet()
+    ending_here.set(made)
+    return made
+
+
+def _close_all(watches: weakref.WeakSet[Any]) -> None:
+    for watch in list(watches):
+        watch.close()
 
 
 def _values_of(node: LivingNode, loop: asyncio.AbstractEventLoop) -> Values:

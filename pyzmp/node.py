@@ -21,13 +21,15 @@ from pyzmp.exceptions import StartError
 from pyzmp.launchers.base import Launcher, NotReady
 from pyzmp.launchers.entity import EntityHandle, EntityLauncher, in_thread
 from pyzmp.launchers.thread import ThreadLauncher
-from pyzmp.life import Kind, LivingNode, offer
+from pyzmp.life import LOST, Kind, LivingNode, offer
 from pyzmp.protocol.deadline import seconds
 from pyzmp.registry.domain import check_node_name, check_service_name
 
 R = TypeVar("R")
 
 WITHDRAWN = 6.0  # seconds in which the registry has noticed that a node which was killed is gone
+UNREADY = 0.5  # seconds that a node may take to stop which never got ready
+AGAIN = 0.05  # seconds until a start that is given up, and under way in another thread, is ended once more
 
 log = logging.getLogger("pyzmp.node")
 
@@ -127,18 +129,48 @@ class Node(LivingNode):
         """As `start`, in a coroutine; an entity then lives on the running loop."""
         self._check()
         if self.kind != "entity":
+            given_up = threading.Event()
             try:
-                return await in_thread(self.start, timeout)
+                return await in_thread(self._start_unless, given_up, timeout)
             except asyncio.CancelledError:
+                given_up.set()
                 threading.Thread(target=self._undo_start, name=f"pyzmp-undo-{self.name}", daemon=True).start()
                 raise
         async with self._life.astarting:
             return await self._astart_entity(timeout)
 
-    def _undo_start(self) -> None:
-        """End what a start that was given up has begun, as soon as it is there."""
+    def _start_unless(self, given_up: threading.Event, timeout: float | None = None) -> Any:
+        """Start it, unless that is *given_up*; whoever gives it up then calls `_undo_start` too."""
         with self._life.starting:
-            super().shutdown()
+            if given_up.is_set():
+                raise StartError(f"{self.name!r} was told to stop before it was started")
+            return self.start(timeout)
+
+    def _undo_start(self, timeout: float | None = None) -> None:
+        """End what a start has begun that failed, or was given up and is under way in another thread.
+
+        Within *timeout* seconds, or however long that start takes to notice.
+        """
+        over = None if timeout is None else time.monotonic() + timeout
+
+        def left(otherwise: float | None = None) -> float | None:
+            return otherwise if over is None else max(AGAIN, over - time.monotonic())
+        while not self._life.starting.acquire(timeout=AGAIN):
+            if over is not None and time.monotonic() > over:
+                return
+            self._hinder(left())
+        try:
+            if self.is_alive():
+                self._end_start(left())
+        finally:
+            self._life.starting.release()
+        self._gone(min(WITHDRAWN, left(WITHDRAWN) or 0))
+
+    def _end_start(self, timeout: float | None) -> None:
+        """Shut it down, quickly where it never got ready."""
+        self.shutdown(timeout=timeout if self.has_started() else min(UNREADY, timeout or UNREADY))
+
+    _hinder = _end_start  # what makes a start that another thread is in fail
 
     async def _astart_entity(self, timeout: float | None) -> Any:
         await self.ashutdown()
@@ -189,6 +221,15 @@ class Node(LivingNode):
             await _end(handle, timeout)
         return handle.exitcode
 
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the node has ended, at most *timeout* seconds.
+
+        Raises RuntimeError on the loop that an entity shares, which would then never end.
+        """
+        if self._lives_here():
+            raise RuntimeError(f"{self.name!r} lives on the loop that runs here; write await node.ajoin()")
+        super().join(timeout)
+
     async def ajoin(self) -> None:
         """Wait, in a coroutine, until the node has ended."""
         handle = self._life.handle
@@ -214,6 +255,10 @@ class Node(LivingNode):
 
     def _rename(self, name: str) -> None:
         CoProcess.name.fset(self, check_node_name(name))  # type: ignore[attr-defined]
+
+    def _refuse_alive(self, hint: str) -> None:
+        if self.is_alive():
+            raise RuntimeError(f"{self.name!r} runs; {hint}")
 
     def _enter(self, groups: tuple[str, ...], name: str) -> None:
         """Be in *groups*, the innermost first; a node without a name of its own is called *name* there."""
@@ -256,10 +301,13 @@ class Node(LivingNode):
 
     def _gone(self, timeout: float) -> None:
         """Wait until the node is out of this process's view."""
+        if self.kind != "process" or not runtime.in_use():
+            return
         here = runtime.current()
         known = here.replica.view.facts.node(self.name)
-        if known is not None and self.kind == "process":
-            here.wait_until(lambda: here.replica.view.facts.node(self.name) != known, timeout)
+        if known is not None and known.pid == self.ident:
+            patience = timeout if here.replica.following else min(timeout, LOST)
+            here.wait_until(lambda: here.replica.view.facts.node(self.name) != known, patience)
 
     def _guarded(self, service: str, bound: Callable[..., R]) -> Callable[..., R]:
         """The method itself in unit tests and inside the node; elsewhere a call of it is an error."""
@@ -294,7 +342,10 @@ builtin_callable = callable
 
 def check_nodes(nodes: Iterable[object], who: str) -> None:
     """Raise TypeError where *nodes* are not one node or more, for *who* takes them."""
-    for node in tuple(nodes) or (None,):
+    given = tuple(nodes)
+    if not given:
+        raise TypeError(f"{who} takes one node or more, got none")
+    for node in given:
         if not isinstance(node, Node):
             hint = f"; write {node.__name__}(…)" if isinstance(node, type) else ""
             raise TypeError(f"{who} takes one node or more, got {node!r}{hint}")

@@ -77,7 +77,8 @@ class Runtime:
         self.settings = settings
         self.domain = domain = None if settings.registry == "memory" else Domain.named(settings.domain)
         self.context = Context((lambda: keys.security(domain)) if domain is not None else None)
-        self.member = this_process(os.path.basename(sys.argv[0]) if sys.argv else "")
+        key = self.context.public_key() if settings.registry.startswith(("tcp:", "beacon")) else ""
+        self.member = this_process(os.path.basename(sys.argv[0]) if sys.argv else "", key)
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._thread = LoopThread("pyzmp")
@@ -88,12 +89,21 @@ class Runtime:
         self._looked = False
         self.hosts: dict[asyncio.AbstractEventLoop, Any] = {}  # each knows its loop: as weak keys they would stay
         loop = self._thread.loop
-        self._finder = finder_for(settings.registry, self.context, domain, loop)
+        try:
+            self._finder = finder_for(settings.registry, self.context, domain, loop)
+        except BaseException:  # nothing is left of what has failed
+            self._thread.close()
+            raise
         self.replica = Replica(loop, self.member, self._finder, settings.domain)
         self.replica.on_change(self._look_around)
         self._epoch: Epoch | None = None
         self.budgets: dict[str, Budget] = {}  # for the retries of each service that ever needed one
         self._at_exit = at_exit(self.close)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, or is about to be: whoever waits for a change ends then."""
+        return self.replica.closed
 
     def is_ours(self) -> bool:
         """Whether this is the process that made it, not a forked child."""
@@ -127,7 +137,7 @@ class Runtime:
     def wait_until(self, predicate: Callable[[], bool], timeout: float) -> bool:
         """Block until *predicate*, looked at whenever the graph changes; what it says at last.
 
-        At most *timeout* seconds.
+        At most *timeout* seconds, and not beyond the runtime's end.
         """
         return self.replica.wait_until(lambda _: predicate(), timeout)
 
@@ -152,13 +162,16 @@ class Runtime:
             await self.replica.connect(start=True)
 
     def target(self, node: NodeFact) -> Target:
-        """How this process reaches *node*: in memory where it lives in this process too, by TCP on another host."""
+        """How this process reaches *node*: in memory where it lives in this process too, by TCP on another host.
+
+        Not at all where it does not listen for other hosts, and is on one.
+        """
         shown = node.addresses[-1] if node.addresses else ""
         near = node.owner == self.member.id
         if near or self._is_here(node):
             address = next((place for place in node.addresses if near or not place.startswith("memory:")), shown)
         else:
-            address = reach.nearest([place for place in node.addresses if reach.travels(place)]) or shown
+            address = reach.nearest([place for place in node.addresses if reach.travels(place)]) or ""
         return Target(node.name, address, node.loop, node.incarnation, shown)
 
     def _is_here(self, node: NodeFact) -> bool:
@@ -196,6 +209,13 @@ class Runtime:
     def in_own_thread(self) -> bool:
         """Whether this is the runtime's thread, which must not block."""
         return asyncio._get_running_loop() is self._thread.loop
+
+    @property
+    def holds_up(self) -> bool:
+        """Whether to block in this very thread holds up nodes that serve here, or the runtime itself."""
+        running = asyncio._get_running_loop()
+        host = self.hosts.get(running) if running is not None else None
+        return self.in_own_thread or (host is not None and bool(host.guests))
 
     def lane(self) -> str:
         """The name of the loop with nodes on it that runs in this very thread, or nothing."""
@@ -255,6 +275,7 @@ class Runtime:
         """Withdraw what is left, end every session and thread.  Nothing of the runtime remains."""
         if not self.is_ours():
             return
+        self.replica.closed = True  # first: whoever is woken by the end makes no runtime anew
         _state.forget(self)
         self._at_exit.cancel()
         if self._entities is not None:

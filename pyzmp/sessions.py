@@ -41,7 +41,10 @@ log = logging.getLogger("pyzmp.call")
 
 
 class Target(msgspec.Struct, frozen=True):
-    """A node as a caller reaches it: at ``address``, served by ``loop``; ``shown`` is the address that users see."""
+    """A node as a caller reaches it: at ``address``, served by ``loop``; ``shown`` is the address that users see.
+
+    Without an ``address`` it cannot be reached.
+    """
 
     node: str
     address: str
@@ -71,6 +74,8 @@ class Sessions:
 
     def line(self, target: Target) -> Line:
         """A new session to *target*'s loop."""
+        if not target.address:
+            raise ConnectionError("it listens nowhere where it can be reached from other hosts")
         return Line(self._context, target.address, target.loop, self._caller)
 
     def ask(self, target: Target, ask: Ask) -> Outcome:
@@ -307,7 +312,7 @@ class _OwnLines:
                 return line
         self._sweep()
         near = target.address.startswith("memory:")
-        if not near and (place not in self._asked or not self._room()):
+        if not near and (not target.address or place not in self._asked or not self._room()):
             self._asked.add(place)
             return None
         line = self._sessions.line(target)

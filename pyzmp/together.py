@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from pyzmp.node import Node
 from pyzmp.protocol.deadline import seconds
 
 AT_ONCE = 16  # processes that start, or end, at the same moment, at most
+LISTEN = 0.5  # seconds until a Ctrl-C is heard that came right before a wait, which it does not end then
 LEAST = 0.05  # seconds that each gets at least, however late it is
 
 
@@ -20,6 +22,11 @@ class Until:
 
     def __init__(self, timeout: float | None) -> None:
         self._at = None if timeout is None else time.monotonic() + seconds(timeout)
+
+    @property
+    def past(self) -> bool:
+        """Whether the time is over, but for a moment."""
+        return self._at is not None and self._at - time.monotonic() < LEAST
 
     def left(self, otherwise: Any) -> Any:
         """The seconds that are left, a few at least; or *otherwise*."""
@@ -42,6 +49,16 @@ def batches(nodes: Iterable[Node]) -> list[list[Node]]:
     return found
 
 
+def in_turn(nodes: Iterable[Node], over: Until) -> Iterator[tuple[list[Node], float | None]]:
+    """The batches of *nodes*, each with its share of the time; when that is over, all that are left together."""
+    left = batches(nodes)
+    while left:
+        if over.past:
+            left = [list(itertools.chain(*left))]
+        yield left[0], over.share(len(left))
+        del left[0]
+
+
 def at_once(functions: Sequence[Callable[[], Any]]) -> list[Any]:
     """Call all *functions*, a single one here and others each in a thread of its own; what they returned, or raised."""
     outcomes: list[Any] = [None] * len(functions)
@@ -60,7 +77,8 @@ def at_once(functions: Sequence[Callable[[], Any]]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        while thread.is_alive():
+            thread.join(LISTEN)
     return outcomes
 
 

@@ -228,7 +228,7 @@ def domain(request: pytest.FixtureRequest) -> Iterator[Path]:
             yield folder
             fresh_runtime()
             allowed = {kind for mark in request.node.iter_markers("leaves") for kind in mark.args}
-            eventually(lambda: "sockets" in allowed or not sockets(folder), GRACE)  # the registry sweeps behind the dead
+            eventually(lambda: "sockets" in allowed or not sockets(folder), GRACE)  # a registry sweeps
             _end_registry(folder, before)
             eventually(lambda: not before.leaks(allowed), GRACE)
             left = before.leaks(allowed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -96,6 +97,26 @@ def test_a_signal_stops_them_in_reverse_order(script: Any, number: int, eventual
     else:
         os.killpg(process.pid, number)  # as a terminal does it: to the nodes too
     assert (process.communicate(timeout=10)[0], process.returncode) == ("three\ntwo\none\nover\n", 0)
+
+
+class Signals(pyzmp.Node):
+    """Gets a signal while it starts."""
+
+    async def on_start(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("kind", ["thread", "entity"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_signal_ends_a_start_too(monkeypatch: pytest.MonkeyPatch, kind: Any, grouped: bool) -> None:
+    monkeypatch.setenv("PYZMP_REGISTRY", "memory")
+    before, during, after = pyzmp.Node(kind="thread"), Signals(kind=kind), pyzmp.Node(kind="thread")
+    if grouped:
+        pyzmp.run(pyzmp.Group("all", [before, pyzmp.Group(None, [during, after])]), pyzmp.Node(kind="thread"))
+    else:
+        pyzmp.run(before, during, after)
+    assert [node.exitcode for node in (before, during, after)] == [0, 1, None]
 
 
 INTERRUPTED = """

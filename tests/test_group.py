@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import os
 import pickle
 import re
@@ -251,10 +253,11 @@ def test_a_start_that_takes_too_long_leaves_nothing(tmp_path: Path, awaited: boo
     book = tmp_path / "book"
     group = pyzmp.Group("slow", [Says("quick", book, kind="thread"), Hangs("hangs", book)])
     with Worker("there", kind="thread"):  # and with it a registry
-        assert (asyncio.run(group.astart(0.5)) if awaited else group.start(0.5)) is False
+        began = time.monotonic()
+        assert (asyncio.run(group.astart(1.0)) if awaited else group.start(1.0)) is False
+        assert time.monotonic() - began < 15  # and not the 30 s of a start without a timeout
         assert not any(node.is_alive() for node in (group, *group.nodes))
-        written = book.read_text() if book.exists() else ""  # nothing on a machine that is very busy
-        assert written in ("+quick +hangs -quick ", "+quick -quick ", "")
+        assert book.read_text() in ("+quick +hangs -quick ", "+quick -quick ")  # the latter where a process takes long
         assert nodes_known() == {"there"}
 
 
@@ -290,6 +293,96 @@ def test_a_start_can_be_ended_from_elsewhere(tmp_path: Path, eventually: Callabl
     thread.join(10)
     assert re.match("'hangs' of the group 'slow' did not start", str(errors[0]))
     assert (group.is_alive(), group.nodes[1].exitcode) == (False, None)
+
+
+class Quits(pyzmp.Node):
+    """Ends its group while that is started."""
+
+    def on_start(self) -> None:
+        GROUPS[-1].shutdown()
+
+
+class QuitsElsewhere(pyzmp.Node):
+    """The same from a thread that is no member's."""
+
+    def on_start(self) -> None:
+        thread = threading.Thread(target=GROUPS[-1].shutdown, args=(False,))
+        thread.start()
+        thread.join()
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("awaited", [False, True])
+@pytest.mark.parametrize("cls", [Quits, QuitsElsewhere])
+def test_a_stop_that_is_not_waited_for_ends_a_start(cls: Any, awaited: bool) -> None:
+    before, after = Worker("before", kind="thread"), Worker("after", kind="thread")
+    GROUPS.append(pyzmp.Group("quits", [before, pyzmp.Group(None, [cls(kind="thread")]), after]))
+    with pytest.raises(StartError, match="'quits'"):
+        asyncio.run(GROUPS[-1].astart()) if awaited else GROUPS[-1].start()
+    assert (GROUPS.pop().is_alive(), before.exitcode, after.exitcode) == (False, 0, None)
+    assert nodes_known() == set()
+
+
+class Interrupts(Hangs):
+    """The first of them: a Ctrl-C comes right before its process is there."""
+
+    def _launcher(self) -> Any:
+        if self.name == "first":
+            os.kill(os.getpid(), signal.SIGINT)
+        return super()._launcher()
+
+
+def test_a_start_of_several_at_once_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
+    group = pyzmp.Group("several", [Interrupts(name, tmp_path / "book") for name in ("first", "second")])
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        group.start()
+    assert time.monotonic() - began < 15  # and not the 30 s of a start
+    assert not any(node.is_alive() for node in (group, *group.nodes))
+    assert nodes_known() == set()
+
+
+class Stuck(pyzmp.Node):
+    """Does not stop until its gate is open."""
+
+    def __init__(self, gate: threading.Event) -> None:
+        super().__init__(kind="thread")
+        self.gate = gate
+
+    def on_stop(self) -> None:
+        self.gate.wait()
+
+
+class Broken(pyzmp.Node):
+    def on_start(self) -> None:
+        raise ValueError("no device")
+
+
+@pytest.mark.usefixtures("inside")
+def test_what_a_start_has_begun_has_one_time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyzmp.group.UNDO", 0.2)
+    gate = threading.Event()
+    group = pyzmp.Group("stuck", [Stuck(gate), Stuck(gate), Broken(kind="thread")])
+    began = time.monotonic()
+    with pytest.raises(StartError, match="no device"):
+        group.start()
+    took = time.monotonic() - began
+    gate.set()
+    for node in group.nodes:
+        node.join(10)
+    assert took < 6  # and not the 14 s of two that each have their own
+    assert not group.is_alive()
+
+
+@pytest.mark.parametrize("make", [lambda: Worker("one", kind="thread"),
+                                  lambda: pyzmp.Group("some", [Worker("one", kind="thread")])])
+def test_a_registry_that_does_not_answer_in_time_makes_it_late(make: Callable[[], pyzmp.Node], caplog: Any,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYZMP_REGISTRY", "tcp://127.0.0.1:1")
+    node = make()
+    assert node.start(timeout=0.2) is False
+    assert not node.is_alive()
+    assert "the group some ends without a registry" not in caplog.text  # as it has told it nothing
 
 
 def test_a_running_group_is_started_anew() -> None:
@@ -359,8 +452,64 @@ def test_one_time_is_for_all(tmp_path: Path) -> None:
     group.start()
     began = time.monotonic()
     assert group.shutdown(timeout=1.0) == 1
-    assert time.monotonic() - began < 10  # and not the 14 s of two without a timeout
+    assert time.monotonic() - began < 5  # and not the 6 s that each of them has by itself
     assert [node.exitcode in (-15, -9) for node in group.nodes] == [True, False, True]
+
+
+@pytest.mark.usefixtures("inside")
+def test_many_that_do_not_stop_take_no_longer() -> None:
+    gate = threading.Event()
+    group = pyzmp.Group("stuck", [Stuck(gate) for _ in range(80)])
+    group.start()
+    began = time.monotonic()
+    group.shutdown(timeout=0.1)
+    took = time.monotonic() - began
+    gate.set()
+    group.join(10)
+    assert took < 3.5  # and not the 4 s of a moment for each
+    assert group.exitcode == 0
+
+
+class Again(pyzmp.Node):
+    """Where it is started again, its group has time to notice that it is gone for a moment."""
+
+    group: pyzmp.Group
+    starts = 0
+
+    def on_start(self) -> None:
+        self.starts += 1
+
+    def _launcher(self) -> Any:
+        if self.starts:
+            self.group.join(0.2)
+        return super()._launcher()
+
+    async def ashutdown(self, join: bool = True, timeout: float | None = None) -> int | None:
+        status = await super().ashutdown(join, timeout)
+        if self.starts == 1:
+            await asyncio.to_thread(self.group.join, 0.2)
+        return status
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("awaited", [False, True])
+def test_the_only_member_can_be_started_again_while_it_runs(awaited: bool) -> None:
+    again = Again(kind="entity" if awaited else "thread")
+    again.group = pyzmp.Group("solo", [again])
+
+    async def restart() -> None:
+        async with again.group:
+            await again.astart()
+            assert (again.is_alive(), again.group.is_alive()) == (True, True)
+            assert known("solo") is not None
+    if awaited:
+        asyncio.run(restart())
+    else:
+        with again.group:
+            again.start()
+            assert (again.is_alive(), again.group.is_alive()) == (True, True)
+            assert known("solo") is not None
+    assert again.group.exitcode == 0
 
 
 def test_it_can_be_asked_to_stop_without_waiting() -> None:
@@ -409,7 +558,10 @@ def test_in_a_coroutine_entities_live_on_its_loop() -> None:
             assert await Worker.at("mixed").who.acall() in ("mixed/2", "mixed/3")
             with pytest.raises(RuntimeError, match=r"write await group\.ashutdown"):
                 group.shutdown()
-            group.join()  # which would never end
+            with pytest.raises(RuntimeError, match=r"write await group\.ajoin"):
+                group.join()  # which would never end
+            with pytest.raises(RuntimeError, match=r"write await node\.ajoin"):
+                here.join()
             assert all(node.is_alive() for node in group.nodes)
             ended = asyncio.ensure_future(group.ajoin())
         await asyncio.wait_for(ended, 10)
@@ -437,7 +589,7 @@ def test_memory_is_enough_for_a_group(script: Any) -> None:
 
 
 @pytest.mark.parametrize(("given", "said"), [
-    ([], "takes one node or more"), ([Worker], r"write Worker\(…\)"), (["greeter"], "got 'greeter'"),
+    ([], "takes one node or more, got none"), ([Worker], r"write Worker\(…\)"), (["greeter"], "got 'greeter'"),
     (Worker("w"), r"takes a list of nodes, got <Worker 'w'"), (None, "takes a list of nodes, got None"),
     ([pyzmp.CoProcess("c")], "got <CoProcess"),
 ])
@@ -451,9 +603,38 @@ def test_a_node_is_in_one_group_once() -> None:
     node = Worker("w", kind="thread")
     with pytest.raises(ValueError, match="'w' is given 2 times"):
         pyzmp.Group("a", [node, node])
-    with pyzmp.Group("a", [node]), pytest.raises(ValueError, match="'w' is in the group 'a' already"):
+    group = pyzmp.Group("a", [node])
+    with group, pytest.raises(ValueError, match="'w' is in the group 'a' already"):
         pyzmp.Group("b", [Worker(), node])
     assert node._groups == ("a",)
+
+
+def test_a_node_leaves_a_group_that_is_gone() -> None:
+    node = Worker()
+    outer = pyzmp.Group("outer", [pyzmp.Group("inner", [node])])
+    with pytest.raises(ValueError, match="'inner/1' is in the group 'inner' already"):
+        pyzmp.Group("other", [node])
+    inner = outer.nodes[0]
+    del outer
+    gc.collect()
+    assert (inner._groups, node._groups) == ((), ("inner",))
+    assert pyzmp.Group("other", [inner]).nodes == (inner,)
+    del inner
+    gc.collect()
+    assert node._groups == ()
+    team = pyzmp.Group("team", [node])
+    assert (node.name, node._groups) == ("team/1", (team.name,))
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_name_that_is_refused_changes_nothing() -> None:
+    nodes = [Worker(kind="thread"), Worker(kind="thread")]
+    group = pyzmp.Group("a", nodes)
+    for name, error in (("b", RuntimeError), ("x" * 255, ValueError), (3, TypeError)):
+        with nodes[1] if name == "b" else contextlib.nullcontext(), pytest.raises(error):
+            group.name = name  # type: ignore[assignment]
+        assert (group.name, [node.name for node in nodes]) == ("a", ["a/1", "a/2"])
+        assert {node._groups for node in nodes} == {("a",)}
 
 
 @pytest.mark.usefixtures("inside")

@@ -13,7 +13,7 @@ import pytest
 
 import pyzmp
 from pyzmp import runtime
-from pyzmp.exceptions import StartError
+from pyzmp.exceptions import Refused, StartError
 from pyzmp.protocol.facts import Trait
 
 
@@ -166,3 +166,88 @@ def test_a_function_that_would_wait_for_a_stream_on_the_loop_is_not_offered(runn
         node.provides(drain)
     with node:
         assert "drain" not in pyzmp.services
+
+
+# -- parameters, as the node comes and goes ------------------------------------------------------------------------
+
+
+class Oven(pyzmp.Node):
+    kind = "entity"
+    heat = pyzmp.Parameter(180.0)
+    light = pyzmp.Parameter(0)
+    on_start_goes_on: asyncio.Event | None = None
+    on_stop_goes_on: asyncio.Event | None = None
+    changed: asyncio.Event
+    on_stop_ends: asyncio.Event
+
+    async def on_start(self) -> None:
+        if self.on_start_goes_on is not None:
+            self.heat = 5.0
+            await self.on_start_goes_on.wait()
+
+    async def on_stop(self) -> None:
+        if self.on_stop_goes_on is not None:
+            await self.on_stop_goes_on.wait()
+            self.heat = -1.0
+            self.changed.set()
+            await self.on_stop_ends.wait()
+
+
+def test_what_is_set_in_on_start_is_told_once_the_node_is_reachable() -> None:
+    async def main() -> None:
+        oven, go = Oven("oven"), asyncio.Event()
+        oven.on_start_goes_on = go
+        starting = asyncio.create_task(oven.astart())
+        await pyzmp.graph.await_for("oven", timeout=10)
+        async with Meter("meter"):  # what was told before this is in the graph by now
+            with pytest.raises(pyzmp.UnknownService, match="no parameter 'heat' in node 'oven'"):
+                await Oven.at("oven").heat.aset(7.0)
+        go.set()
+        await starting
+        assert await Oven.at("oven").heat.aget() == 5.0
+        await Oven.at("oven").heat.aset(7.0)
+        assert oven.heat == 7.0
+        await oven.ashutdown()
+    asyncio.run(main())
+
+
+def test_what_is_set_during_a_shutdown_is_refused_and_changes_nothing() -> None:
+    async def main() -> None:
+        oven, here, errors = Oven("oven"), runtime.current(), list[Exception]()
+        withdraw = here.withdraw
+
+        async def slow(*args: Any) -> Any:
+            try:
+                await Oven.at("oven").heat.aset(7.0)
+            except Exception as error:
+                errors.append(error)
+            values.append(oven.heat)
+            return await withdraw(*args)
+        values: list[float] = []
+        await oven.astart()
+        here.withdraw = slow  # type: ignore[method-assign]
+        await oven.ashutdown()
+        assert isinstance(errors[0], Refused)
+        assert "'oven' is shutting down" in str(errors[0])
+        assert errors[0].executed is False
+        assert values == [180.0]
+    asyncio.run(main())
+
+
+def test_the_end_of_a_node_does_not_change_the_next_one_of_its_name() -> None:
+    async def main() -> None:
+        old, new, go = Oven("oven"), Oven("oven"), asyncio.Event()
+        old.on_stop_goes_on, old.changed, old.on_stop_ends = go, asyncio.Event(), asyncio.Event()
+        await old.astart()
+        stopping = asyncio.create_task(old.ashutdown())
+        await pyzmp.graph.await_for(lambda graph: "oven" not in graph, timeout=10)
+        await new.astart()
+        go.set()
+        await old.changed.wait()
+        assert (old.heat, new.heat) == (-1.0, 180.0)
+        await Oven.at("oven").light.aset(1)  # what was told before this is in the graph by now
+        assert await Oven.at("oven").heat.aget() == 180.0
+        old.on_stop_ends.set()
+        await stopping
+        await new.ashutdown()
+    asyncio.run(main())

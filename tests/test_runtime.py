@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,10 @@ import pytest
 
 import pyzmp
 from pyzmp import runtime
-from pyzmp.exceptions import InvalidAddress
+from pyzmp.exceptions import InvalidAddress, NodeDied
+from pyzmp.protocol.deadline import Deadline
 from pyzmp.protocol.facts import NodeFact
+from pyzmp.protocol.outcomes import Ask
 from pyzmp.registry import keys
 
 
@@ -173,6 +176,47 @@ def test_a_node_is_reached_where_it_can_be() -> None:
                for owner, host in [("somebody", here.member.host), ("somebody", "elsewhere"), (here.member.id, "mine")]}
     assert reached == {here.member.host: "ipc:///tmp/node", "elsewhere": "tcp://192.0.2.1:2", "mine": "memory://loop"}
     assert here.target(lamp).shown == "tcp://192.0.2.1:2"
+
+
+def test_a_node_that_other_hosts_cannot_reach_is_told_to_be_so_at_each_call() -> None:
+    here = runtime.current()
+    lamp = NodeFact("lamp", "somebody", "loop", ("ipc:///tmp/node", "nonsense"), "thread", "elsewhere", 1, "Lamp")
+    target = here.target(lamp)
+    assert (target.address, target.shown) == ("", "nonsense")
+    for _ in range(3):
+        outcome = here.sessions.ask(target, Ask("lamp", "on", b"", (), Deadline.after(9, time.monotonic()), 9))
+        assert isinstance(outcome, NodeDied)
+        assert "it listens nowhere where it can be reached from other hosts" in str(outcome)
+
+
+def test_a_runtime_that_cannot_be_made_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object) -> None:
+        raise ValueError("no such registry")
+
+    monkeypatch.setattr(runtime, "finder_for", fails)
+    before = set(threading.enumerate()), len(os.listdir("/dev/fd"))
+    with pytest.raises(ValueError, match="no such registry"):
+        runtime.current()
+    assert (set(threading.enumerate()), len(os.listdir("/dev/fd"))) == before
+
+
+def test_a_loop_that_cannot_listen_at_one_interface_more_knows_of_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        here = runtime.current()
+        lamp = Lamp("lamp")
+        await lamp.astart()
+        monkeypatch.setattr(here, "interfaces", lambda: ["127.0.0.1", "192.0.2.99"])  # which no host has
+        host = here.hosts[asyncio.get_running_loop()]
+        for _ in range(2):
+            host.widen()
+            await host._widening
+            assert [address.partition(":")[0] for address in host._shared] == ["memory", "ipc", "tcp"]
+            node = here.facts().node("lamp")
+            assert node is not None
+            assert node.addresses == tuple(host._shared)
+        await lamp.ashutdown()
+
+    asyncio.run(run())
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 import pyzmp
-from pyzmp.together import AT_ONCE, LEAST, Until, all_of, at_once, batches, raise_of
+from pyzmp.together import AT_ONCE, LEAST, Until, all_of, at_once, batches, in_turn, raise_of
 
 
 class One(pyzmp.Node):
@@ -63,6 +63,14 @@ def test_the_first_error_is_raised() -> None:
     raise_of([None, 0])
     with pytest.raises(KeyError):
         raise_of([None, KeyError(), ValueError()])
+
+
+def test_when_the_time_is_over_all_that_are_left_come_at_once() -> None:
+    nodes = [One(kind="thread"), One(), One(), Other()]
+    assert list(in_turn(nodes, Until(None))) == [(nodes[:1], None), (nodes[1:3], None), (nodes[3:], None)]
+    assert [batch for batch, _ in in_turn(nodes, Until(10.0))] == batches(nodes)
+    assert list(in_turn(nodes, Until(LEAST / 2))) == [(nodes, LEAST)]
+    assert list(in_turn([], Until(LEAST / 2))) == []
 
 
 def test_a_time_is_shared() -> None:

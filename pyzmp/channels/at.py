@@ -13,8 +13,11 @@ from pyzmp.registry.domain import check_node_name
 class At:
     """A class of nodes as callers of one node see it: its channels are those of that node."""
 
+    _cls: type
+    _node: str
+
     def __init__(self, cls: type, node: str) -> None:
-        self._cls, self._node = cls, check_node_name(node)
+        vars(self).update(_cls=cls, _node=check_node_name(node))
 
     def __getattr__(self, attribute: str) -> Any:
         if attribute.startswith("__"):
@@ -26,6 +29,10 @@ class At:
             return found.of_node(self._node, self._cls)
         raise AttributeError(f"{self._cls.__name__} declares no channel {attribute!r}; it has "
                              f"{', '.join([*methods_of(self._cls), *parameters_of(self._cls)]) or 'none'}")
+
+    def __setattr__(self, attribute: str, value: object) -> None:
+        how = f"write ….{attribute}.set(…)" if attribute in parameters_of(self._cls) else "it has channels only"
+        raise AttributeError(f"{attribute!r} of {self!r} cannot be assigned; {how}")
 
     def __reduce__(self) -> Any:
         return At, (self._cls, self._node)

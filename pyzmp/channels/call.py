@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
+from weakref import WeakSet
 
 from pyzmp.exceptions import Cancelled
 from pyzmp.protocol.deadline import Deadline
@@ -85,6 +86,7 @@ def _place() -> _Place:
 
 serving: ContextVar[Call | None] = ContextVar("pyzmp_call", default=None)
 running_node: ContextVar[Any] = ContextVar("pyzmp_node", default=None)
+ending_here: ContextVar[WeakSet[Any] | None] = ContextVar("pyzmp_ending", default=None)  # what its end closes
 
 
 def current_call() -> Call:

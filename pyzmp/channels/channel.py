@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from pyzmp import runtime
 from pyzmp.channels.call import serving
-from pyzmp.exceptions import CallTimeout, UnknownService
+from pyzmp.exceptions import CallTimeout, RegistryUnavailable, UnknownService
 from pyzmp.protocol.deadline import seconds
 from pyzmp.protocol.facts import Member, Provider, Trait
 from pyzmp.protocol.index import GROUP, Facts
@@ -80,9 +80,9 @@ class Channel(Generic[P, R_co]):
         here = runtime.current()
         return self._among(here, here.facts())
 
-    def seen(self) -> Sequence[Target]:
-        """As `found`, without any look."""
-        here = runtime.current()
+    def seen(self, here: runtime.Runtime | None = None) -> Sequence[Target]:
+        """As `found`, without any look; *here* is the runtime of this process."""
+        here = here or runtime.current()
         return self._among(here, here.replica.view.facts)
 
     def _among(self, here: runtime.Runtime, facts: Facts) -> Sequence[Target]:
@@ -115,7 +115,7 @@ class Channel(Generic[P, R_co]):
         facts = here.replica.view.facts
         node = None if self.node is None else facts.node(self.node)
         others = facts.providers(self.name) if self.node is None else facts.provider(self.node, self.name)
-        where = f"in domain {here.settings.domain!r} ({len(facts.nodes())} node{'s' * (len(facts.nodes()) != 1)} known)"
+        where = f"in domain {here.settings.domain!r} {knowledge(here)}"
         if self.node is not None and node is None:
             names = [node.name for node in facts.nodes()]
             text = unknown(self.node, names, where).replace("nobody provides", "there is no node", 1)
@@ -207,7 +207,15 @@ class Channel(Generic[P, R_co]):
 
     def _enough(self, minimum: int) -> Callable[[], bool]:
         needed = count(minimum, "minimum_providers")
-        return lambda: len(self.seen()) >= needed
+
+        def enough() -> bool:
+            here = runtime.current()
+            found = len(self.seen(here))
+            if not found and here.replica.refusal:  # it would be waited for in vain
+                raise RegistryUnavailable(here.replica.refusal)
+            return found >= needed
+
+        return enough
 
     def _with(self, *, timeout: float | None = None, attempts: int | None = None, wait: bool | None = None) -> Self:
         """The same service with other options for its calls."""
@@ -234,6 +242,13 @@ class Channel(Generic[P, R_co]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_known": _NOTHING}
+
+
+def knowledge(here: runtime.Runtime) -> str:
+    """How much this process knows, for errors: ``(3 nodes known)``, and why that is not kept up to date."""
+    number, replica = len(here.replica.view.facts.nodes()), here.replica
+    why = "" if replica.following else "; no registry is followed" + f": {replica.trouble}" * bool(replica.trouble)
+    return f"({number} node{'s' * (number != 1)} known{why})"
 
 
 def count(value: Any, what: str) -> int:

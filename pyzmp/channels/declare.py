@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -328,7 +329,11 @@ def _check_periods(cls: type) -> None:
         if found is None:
             raise TypeError(f"@every() of {cls.__qualname__}.{attribute}: expected a number of seconds, or a Parameter "
                             "that is an attribute of the class too")
-        found.timed = True
+        if not found.timed:
+            if period.name not in vars(cls):  # of a class above, where it may be any number
+                found = copy.copy(found)
+                setattr(cls, found.name, found)
+            found.timed = True
         seconds(found.default, f"the default of parameter {cls.__qualname__}.{found.name}, a period")
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from pyzmp import runtime
-from pyzmp.channels.channel import Channel, count
+from pyzmp.channels.channel import Channel
+from pyzmp.channels.wanted import Wanted
 from pyzmp.channels.watch import Watch
 from pyzmp.exceptions import MalformedMessage
 from pyzmp.protocol import codec
@@ -280,6 +281,10 @@ def _look(here: runtime.Runtime, seen: _Taken | None) -> tuple[_Taken, Callable[
     return None if taken.same(seen) else (taken, lambda: taken.graph(here))
 
 
+def _snapshot(here: runtime.Runtime) -> Graph:
+    return _Taken.now(here).graph(here)
+
+
 class KnownGraph(msgspec.Struct, frozen=True):
     """The graph as this process knows it: ``pyzmp.graph()`` gives a snapshot of it.
 
@@ -293,20 +298,22 @@ class KnownGraph(msgspec.Struct, frozen=True):
         """
         here = runtime.current()
         here.facts()
-        return _Taken.now(here).graph(here)
+        return _snapshot(here)
 
     async def acall(self) -> Graph:
         """As a call of it, in a coroutine."""
         here = runtime.current()
         await here.alook()
-        return _Taken.now(here).graph(here)
+        return _snapshot(here)
 
     def watch(self, callback: Callable[[Graph], object] | None = None, *, timeout: float | None = None) -> Watch[Graph]:
         """Follow the graph: as it is now, and then after each change, the latest each time.
 
         To iterate over in ``for`` or ``async for``, which with a *timeout* raise TimeoutError when nothing has
         changed for so many seconds.  Or with a *callback*, which is called with each `Graph` in a thread of its own
-        until the watch is closed.
+        until the watch is closed, or the node has ended whose code made it.
+
+        To wait in ``for`` on a loop with nodes that serve raises DeadlockError.
         """
         watch = Watch("the graph", _look, timeout)
         return watch if callback is None else watch.call(callback)
@@ -316,63 +323,25 @@ class KnownGraph(msgspec.Struct, frozen=True):
         """Block until *what* is there, at most *timeout* seconds; the snapshot in which it is.
 
         *what* is the name of a node, a service such as ``Class.method``, which so many nodes are to provide, or
-        any condition: it is called with snapshots, in this thread, until what it returns is true.  Raises
-        TimeoutError, with what is known instead.  Wakes up on the changes themselves.
+        any condition: it is called with snapshots, in this thread, until what it returns is true.  That it raises
+        LookupError, as ``graph.node(name)`` does, means not yet.  Raises TimeoutError, with what is known instead,
+        DeadlockError where to wait would hold up nodes that serve on the loop that runs here, and
+        RegistryUnavailable when pyzmp ends meanwhile.  Wakes up on the changes themselves.
         """
-        wanted, here = _Wanted(what, providers), runtime.current()
-        here.wait_until(wanted.holds, seconds(timeout))
+        wanted, limit = Wanted(what, providers, _snapshot), seconds(timeout)
+        wanted.check_waiting()
+        wanted.here.wait_until(wanted.holds, limit)
         return wanted.graph or wanted.missing(timeout)
 
     async def await_for(self, what: str | Channel[..., Any] | Callable[[Graph], object], *, timeout: float,
                         providers: int = 1) -> Graph:
         """As `wait_for`, in a coroutine."""
-        wanted, here = _Wanted(what, providers), runtime.current()
-        await here.await_until(wanted.holds, seconds(timeout))
+        wanted, limit = Wanted(what, providers, _snapshot), seconds(timeout)
+        await wanted.here.await_until(wanted.holds, limit)
         return wanted.graph or wanted.missing(timeout)
 
     def __repr__(self) -> str:
         return "<pyzmp.graph>"
-
-
-class _Wanted:
-    """What somebody waits for."""
-
-    def __init__(self, what: Any, providers: int) -> None:
-        if not isinstance(what, str) and not callable(what):
-            raise TypeError(f"what to wait for: expected the name of a node, a service or a condition, got {what!r}")
-        self._what, self._providers = what, count(providers, "providers")
-        self.graph: Graph | None = None
-
-    def holds(self) -> bool:
-        """Whether it is there; then so is ``graph``."""
-        here = runtime.current()
-        if isinstance(self._what, Channel):
-            found = len(self._what.seen()) >= self._providers
-        else:
-            found = not isinstance(self._what, str) or here.replica.view.facts.node(self._what) is not None
-        if not found:  # known without a snapshot
-            return False
-        graph = _Taken.now(here).graph(here)
-        if isinstance(self._what, str):
-            found = self._what in graph
-        elif not isinstance(self._what, Channel):
-            found = bool(self._what(graph))
-        if found:
-            self.graph = graph
-        return found
-
-    def missing(self, timeout: float) -> NoReturn:
-        here = runtime.current()
-        names = [node.name for node in here.replica.view.facts.nodes()]
-        where = f"in domain {here.settings.domain!r} after {timeout:g} s ({len(names)} node{'s' * (len(names) != 1)} "
-        where += "known)" if here.replica.following else "known; no registry is followed)"
-        if isinstance(self._what, str):
-            raise TimeoutError(unknown(self._what, names, where).replace("nobody provides", "there is no node", 1))
-        if isinstance(self._what, Channel):
-            found = len(self._what.seen())
-            raise TimeoutError(f"{found} of the {self._providers} providers that were asked for provide "
-                               f"{self._what.name!r} {where}")
-        raise TimeoutError(f"what was waited for, {self._what!r}, does not hold {where}")
 
 
 graph = KnownGraph()

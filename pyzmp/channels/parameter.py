@@ -8,15 +8,16 @@ import copyreg
 import functools
 import inspect
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get_origin, overload
 
 from pyzmp import runtime
-from pyzmp.channels.channel import Declared
+from pyzmp.channels.channel import Declared, knowledge
 from pyzmp.channels.graph import packed, unpacked
 from pyzmp.channels.service import Service
 from pyzmp.channels.watch import Watch
 from pyzmp.exceptions import (
+    CallError,
     CallTimeout,
     CannotTravel,
     MalformedMessage,
@@ -29,7 +30,7 @@ from pyzmp.protocol import codec
 from pyzmp.protocol.annotations import hints_of
 from pyzmp.protocol.deadline import seconds
 from pyzmp.protocol.facts import VALUE, Epoch, ParameterFact, Position
-from pyzmp.protocol.index import Facts
+from pyzmp.protocol.index import GROUP, Facts
 from pyzmp.protocol.outcomes import unknown
 from pyzmp.protocol.schema import Signature, Type, Unresolved
 from pyzmp.sessions import Target
@@ -123,15 +124,19 @@ class Parameter(Generic[T]):
         is not settable, and CannotTravel for one that is too large.  Nothing is changed then.
         """
         setting, over = self._setting(value, timeout)
-        reached = _reached(setting(value))
-        if not runtime.current().wait_until(reached, max(0.0, over - time.monotonic())):
+        with self._shown_as_set():
+            position = setting(value)
+        here = runtime.current()
+        if not here.wait_until(_reached(here, position), max(0.0, over - time.monotonic())):
             raise self._late()
 
     async def aset(self, value: T, /, *, timeout: float | None = None) -> None:
         """As `set`, in a coroutine."""
         setting, over = self._setting(value, timeout)
-        reached = _reached(await setting.acall(value))
-        if not await runtime.current().await_until(reached, max(0.0, over - time.monotonic())):
+        with self._shown_as_set():
+            position = await setting.acall(value)
+        here = runtime.current()
+        if not await here.await_until(_reached(here, position), max(0.0, over - time.monotonic())):
             raise self._late()
 
     def watch(self, callback: Callable[[T], object] | None = None, *, timeout: float | None = None) -> Watch[T]:
@@ -139,10 +144,11 @@ class Parameter(Generic[T]):
 
         A node that was started anew tells its value too.  To iterate over in ``for`` or ``async for``, which with a
         *timeout* raise TimeoutError when nothing has changed for so many seconds.  Or with a *callback*, which is
-        called with each value in a thread of its own until the watch is closed.
+        called with each value in a thread of its own until the watch is closed, or the node has ended whose code
+        made it.  To wait in ``for`` on the very loop that the node lives on raises DeadlockError.
         """
         self._check_node("watch()")
-        watch: Watch[T] = Watch(f"{self.name} of {self._node!r}", self._look, timeout)
+        watch: Watch[T] = Watch(f"{self.name} of {self._node!r}", self._look, timeout, deadlocks=self._deadlocks)
         return watch if callback is None else watch.call(callback)
 
     def _check_node(self, verb: str) -> None:
@@ -171,6 +177,22 @@ class Parameter(Generic[T]):
         if by is None or fact is None or seen == (by.incarnation, fact.value):
             return None
         return (by.incarnation, fact.value), functools.partial(self._value, fact.value)
+
+    def _deadlocks(self, here: runtime.Runtime) -> bool:
+        node = here.replica.view.facts.node(self._node or "")
+        return here.in_own_thread or (node is not None and here.runs(node.loop))
+
+    @contextlib.contextmanager
+    def _shown_as_set(self) -> Iterator[None]:
+        """Have errors of the call speak of what users have called."""
+        try:
+            yield
+        except CallError as error:
+            shown = f"{self.name}.set"
+            text = str(error).replace(f"{self.setter}()", f"{shown}(…)").replace(".acall(…)", ".aset(…)")
+            error.args = text.replace(self.setter, shown), *error.args[1:]
+            error.service = shown if error.service == self.setter else error.service
+            raise
 
     def _setting(self, value: T, timeout: float | None) -> tuple[_Setting, float]:
         """The service that sets it, and when that is over."""
@@ -282,17 +304,22 @@ def _living(instance: Any, verb: str) -> Values | None:
     return None if living is None else living(verb)
 
 
-def _reached(position: Sequence[Any]) -> Callable[[], bool]:
+def _reached(here: runtime.Runtime, position: Sequence[Any]) -> Callable[[], bool]:
     counter, nonce, version = position
     wanted = Position(Epoch(counter, nonce), version)
-    return lambda: runtime.current().replica.view.reached(wanted)
+    return lambda: here.replica.view.reached(wanted)
 
 
 def _unknown(node: str, name: str, facts: Facts) -> UnknownService:
     """The error that there is no such parameter, with what there is instead."""
-    domain, names = runtime.settings().domain, [known.name for known in facts.nodes()]
-    if facts.node(node) is None:
-        where = f"in domain {domain!r} ({len(names)} node{'s' * (len(names) != 1)} known)"
+    here, names = runtime.current(), [known.name for known in facts.nodes()]
+    found = facts.node(node)
+    if found is not None and found.kind == GROUP:
+        members = [member.name for member in facts.members(node) if facts.parameter(member.name, name) is not None]
+        text = f"{node!r} is a group, which has no parameters of its own; " + (
+            f"ask a member, such as {min(members)!r}" if members else f"none of its members has {name!r} either")
+    elif found is None:
+        where = f"in domain {here.settings.domain!r} {knowledge(here)}"
         text = unknown(node, names, where).replace("nobody provides", "there is no node", 1)
     else:
         others = [fact.name for fact in facts.parts(node) if isinstance(fact, ParameterFact)]

@@ -32,6 +32,9 @@ class Values:
         self._now = {name: parameter.checked(copy.deepcopy(given[name])) for name, parameter in parameters.items()}
         self._unheard: dict[str, None] = {}
         self._waiting: list[asyncio.Future[Position]] = []
+        self._publishing: asyncio.Task[None] | None = None
+        self._left = False
+        self._outcome: Position | Exception | None = None  # for those who wait when the node leaves
         self._set = asyncio.Event()
         self._timers: list[asyncio.Event] = []
 
@@ -41,7 +44,8 @@ class Values:
     def set(self, name: str, value: Any) -> None:
         """Take another value; raises as `Parameter.checked` does, and nothing is changed then."""
         self._now[name] = self.parameters[name].checked(value)
-        self._unheard[name] = None
+        if not self._left:  # the name may be another node's by now
+            self._unheard[name] = None
         if asyncio._get_running_loop() is self._loop:
             self._wake()
         else:
@@ -53,6 +57,8 @@ class Values:
         self.set(name, value)
         heard: asyncio.Future[Position] = self._loop.create_future()
         self._waiting.append(heard)
+        if self._outcome is not None:
+            self._settle(self._waiting, self._outcome)
         return await heard
 
     def tells(self, timer: asyncio.Event) -> None:
@@ -73,32 +79,49 @@ class Values:
                               self.parameters[name].typed().text[:LONG], self.parameters[name].settable)
                 for name in names]
 
+    def begin(self, here: runtime.Runtime) -> None:
+        """Have the graph, which has `facts`, hear of what is set from now on."""
+        if self.parameters:
+            self._publishing = self._loop.create_task(self.publish(here))
+
+    def leave(self) -> None:
+        """Have the graph hear of nothing any more, before the node is withdrawn."""
+        self._left = True
+        if self._publishing is not None:
+            self._publishing.cancel()
+
+    def over(self, outcome: Position | Exception) -> None:
+        """What becomes of those who still wait, now that the node has left: where in the graph that is, or an error."""
+        if self._outcome is None:
+            self._outcome = outcome
+            self._settle(self._waiting, outcome)
+
     async def publish(self, here: runtime.Runtime) -> None:
         """Have the graph hear of what is set, until this is cancelled."""
         while True:
             await self._set.wait()
             self._set.clear()
-            names, waiting, self._waiting = [], self._waiting, []
+            names, waiting = [], self._waiting.copy()
             while self._unheard:  # at one stroke each: other threads add to it
                 names.append(self._unheard.popitem()[0])
             try:
                 position = await here.announce(self._facts(here.member.id, names))
-            except AnnouncementRefused as error:  # the node is leaving
-                _settle(waiting, error)
+            except AnnouncementRefused as error:  # the node was lost
+                self._settle(waiting, error)
             except PyzmpError as error:
                 log.warning("%s could not tell its parameters: %s", self._node, error)
-                _settle(waiting, error)
+                self._settle(waiting, error)
                 self._unheard.update(dict.fromkeys(names))
                 self._loop.call_later(AGAIN, self._set.set)
             else:
-                _settle(waiting, position)
+                self._settle(waiting, position)
 
-
-def _settle(waiting: Iterable[asyncio.Future[Position]], outcome: Position | Exception) -> None:
-    for heard in waiting:
-        if heard.done():
-            continue
-        if isinstance(outcome, Exception):
-            heard.set_exception(outcome)
-        else:
-            heard.set_result(outcome)
+    def _settle(self, waiting: Iterable[asyncio.Future[Position]], outcome: Position | Exception) -> None:
+        for heard in waiting:
+            if heard.done():
+                continue
+            if isinstance(outcome, Exception):
+                heard.set_exception(outcome)
+            else:
+                heard.set_result(outcome)
+        self._waiting = [heard for heard in self._waiting if not heard.done()]

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar, cast
 
@@ -52,9 +52,12 @@ class EntityControl(Control):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.answer: Future[Any] = Future()
+        self.is_ready = False
 
     def ready(self, value: Any = True) -> None:
-        self.answer.set_result(value)
+        self.is_ready = True
+        with contextlib.suppress(InvalidStateError):  # it was killed, and nobody waits any more
+            self.answer.set_result(value)
 
 
 class EntityHandle(Handle):
@@ -85,7 +88,7 @@ class EntityHandle(Handle):
         except asyncio.CancelledError:
             self._fail(StartError(f"{self._control.name!r} was cancelled before it was ready"))
         except BaseException as error:
-            if self._control.answer.done():
+            if self._control.is_ready:
                 log.exception("%r failed", self._control.name)
             else:
                 self._fail(error)
@@ -98,7 +101,7 @@ class EntityHandle(Handle):
                 self._aended.set()
 
     def _fail(self, error: BaseException) -> None:
-        if not self._control.answer.done():
+        with contextlib.suppress(InvalidStateError):
             self._control.answer.set_exception(error)
 
     def lives_here(self) -> bool:
@@ -120,9 +123,9 @@ class EntityHandle(Handle):
     async def await_ready(self, timeout: float) -> Any:
         """As `wait_ready`, on the running loop."""
         ready = asyncio.wrap_future(self._control.answer)
+        ready.add_done_callback(lambda late: late.cancelled() or late.exception())  # perhaps nobody else will look
         done, _ = await asyncio.wait({ready}, timeout=timeout)
         if not done:
-            ready.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody else will look
             raise NotReady(f"{self._control.name!r} was not ready within {timeout:g} s")
         return ready.result()
 
@@ -134,13 +137,14 @@ class EntityHandle(Handle):
         self._control.request_hurry()
 
     def kill(self) -> None:
-        """Cancels the task: as far as one can go with an entity."""
+        """Cancels the task: as far as one can go with an entity.  Nobody waits for it to be ready any more."""
+        self._fail(StartError(f"{self._control.name!r} was told to stop before it was ready"))
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
         if self._task is not None:
-            self._task.cancel()
+            self._loop.call_soon(self._task.cancel)  # after its first step: a task without one would never say its end
 
     def join(self, timeout: float | None = None) -> bool:
         """Waits as promised; on the entity's own loop, or where that is closed, it does not wait."""

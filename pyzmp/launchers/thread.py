@@ -17,7 +17,7 @@ class _ThreadControl(Control):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.changed = threading.Condition()
-        self.is_ready = self.ended = False
+        self.is_ready = self.ended = self.given_up = False
         self.value: Any = None
         self.error: BaseException | None = None
         self.status: int | None = None
@@ -65,12 +65,14 @@ class ThreadHandle(Handle):
     def wait_ready(self, timeout: float) -> Any:
         control = self._control
         with control.changed:
-            if not control.changed.wait_for(lambda: control.is_ready or control.ended, timeout):
+            if not control.changed.wait_for(lambda: control.is_ready or control.ended or control.given_up, timeout):
                 raise NotReady(f"{control.name!r} was not ready within {timeout:g} s")
         if control.is_ready:
             return control.value
         if control.error is not None:
             raise control.error
+        if not control.ended:
+            raise StartError(f"{control.name!r} was told to stop before it was ready")
         raise StartError(f"{control.name!r} ended with exit code {control.status} before it was ready")
 
     def request_stop(self) -> None:
@@ -80,7 +82,12 @@ class ThreadHandle(Handle):
         """Asks the thread to stop without waiting for anything: no more can be done to a thread."""
         self._control.request_hurry()
 
-    kill = terminate
+    def kill(self) -> None:
+        """As `terminate`; and nobody waits for it to be ready any more."""
+        self.terminate()
+        with self._control.changed:
+            self._control.given_up = True
+            self._control.changed.notify_all()
 
     def join(self, timeout: float | None = None) -> bool:
         """Waits as promised; called by the thread itself, it does not wait."""

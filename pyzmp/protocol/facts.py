@@ -197,9 +197,10 @@ class Join(_Struct, frozen=True, tag="join"):
 
 
 class Hold(_Struct, frozen=True, tag="hold"):
-    """Follower to a new registry: who was there in the epoch before, and the nodes that they had."""
+    """Follower to a new registry of *domain*: who was there in the epoch before, and the nodes that they had."""
 
     facts: tuple[Fact, ...]
+    domain: Text = ""
 
 
 class Propose(_Struct, frozen=True, tag="propose"):
@@ -283,6 +284,15 @@ def decode(data: bytes | bytearray | memoryview) -> Message:
         return _decoder().decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
         raise MalformedMessage(f"no message of a registry: {error}") from error
+
+
+def proof(key: str) -> str:
+    """How the id of a member with the public *key* ends, so that no other key can claim it; empty without one."""
+    if not key:
+        return ""
+    import hashlib  # seldom needed, and costs to import
+
+    return f"-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
 
 
 def fitting(fact: Fact) -> Fact:

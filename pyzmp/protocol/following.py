@@ -13,6 +13,7 @@ from pyzmp.protocol.facts import Beat, Commit, Member, NodeFact, Snapshot
 from pyzmp.protocol.graph import Outcome, View
 
 PATIENCE = 4  # beats after which a question for what is missing is asked again
+REFUSALS = "refused", "the registry sent this peer away"  # how the reasons begin that go on being so
 ESTRANGED = 10  # beats of an earlier epoch after which there is none later: more than the lease
 
 
@@ -30,6 +31,7 @@ class Following:
         self.takes_part = False
         self.above = 0
         self.greeted = False
+        self._refusals: dict[str, str] = {}  # of the registry at each address, the last time
         self._own, self._domain = own, domain
         self._say, self._introduce = say, introduce
         self._asked = 0  # beats since the question for what is missing; 0 when nothing is
@@ -64,6 +66,7 @@ class Following:
             self._asked += 1
         else:
             self._asked = 0
+            self._refusals.clear()
             return True
         return False
 
@@ -82,6 +85,13 @@ class Following:
         """The registry has said nothing for too long: it takes a later one."""
         if self.greeted and self.takes_part and self.view.position is not None:
             self.above = max(self.above, self.view.position.epoch.counter)
+
+    def failed(self, address: str, reason: str) -> bool:
+        """Note why a session ended; whether the registry at *address* refuses again, and so will go on doing it."""
+        before = self._refusals.pop(address, None)
+        if reason.startswith(REFUSALS):
+            self._refusals[address] = reason
+        return self._refusals.get(address, "") == before
 
     def _estranged(self, beat: Beat) -> bool | str:
         """The registry's epoch is not after the one that was followed.
@@ -113,6 +123,6 @@ class Following:
                       if isinstance(fact, Member | NodeFact) and fact.owner != self._own)
             for part in facts.pieces(others):
                 if part:
-                    self._say(facts.Hold(part))
+                    self._say(facts.Hold(part, self._domain))
         self._asked = 1
         self._say(facts.Follow(mine))

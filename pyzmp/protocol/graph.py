@@ -12,27 +12,31 @@ from __future__ import annotations
 import enum
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from msgspec.structs import replace
 
 from pyzmp.protocol.facts import (
+    SIZE,
     Beat,
     Change,
     Commit,
     Epoch,
     Fact,
+    Hold,
     Key,
     Member,
     NodeFact,
     Position,
     Refusal,
     Snapshot,
+    encode,
     pieces,
 )
 from pyzmp.protocol.index import Facts
 
 TAIL = 4096  # commits that a log keeps for followers that missed some
+LARGE = SIZE // 4  # bytes of what one commit puts, and deletes, at most: followers must be able to read it
 
 
 class Outcome(enum.Enum):
@@ -183,15 +187,19 @@ class _Draft:
 class Log:
     """The registry's side: puts all changes of one epoch in order, and keeps every fact to its owner.
 
-    Each method that changes something returns the commit to send to the followers, or None where
-    nothing changed.
+    Each method that changes something returns its last commit, or None where nothing changed; `since` gives all
+    that followers have to be sent.
+
+    *credible* tells whether a node was, as it says of itself, registered before this epoch with its incarnation,
+    where that is held against another owner.
 
     What followers *hold* of the epoch before is no part of the history.  It says for whom to wait, and keeps
     the names of nodes for those who had them.
     """
 
-    def __init__(self, epoch: Epoch) -> None:
+    def __init__(self, epoch: Epoch, credible: Callable[[NodeFact, NodeFact], bool] = lambda node, other: True) -> None:
         self.position = Position(epoch, 0)
+        self._credible = credible
         self.facts = Facts()
         self._tail: deque[Commit] = deque(maxlen=TAIL)
         self._held: dict[str, dict[Key, Member | NodeFact]] = {}  # by owner
@@ -210,8 +218,10 @@ class Log:
 
     def reserved(self, node: NodeFact) -> NodeFact | None:
         """What is held under the name of *node* for another owner, registered later than that."""
-        found = [held for owner, held in self._reserved.get(node.name, {}).items()
-                 if owner != node.owner and held.incarnation > node.incarnation]
+        known = self.facts.node(node.name)
+        mine = known is not None and known.owner == node.owner
+        found = [held for owner, held in self._reserved.get(node.name, {}).items() if owner != node.owner and (
+                 held.incarnation > node.incarnation or not (mine or self._credible(node, held)))]
         return max(found, key=lambda held: held.incarnation, default=None)
 
     def hold(self, facts: Iterable[Fact]) -> set[str]:
@@ -268,8 +278,10 @@ class Log:
             else:
                 refusals.append(refusal)
         if complete:
-            for key in self._stale.pop(member.id, ()):
-                draft.delete(key)
+            stale = self._stale.pop(member.id, set())
+            for key in stale:
+                if len(key) < 3 or ("node", key[1]) not in stale:  # a node takes its parts with it
+                    draft.delete(key)
             self.release(member.id)
         return self._commit(draft), tuple(refusals)
 
@@ -281,6 +293,10 @@ class Log:
             return None
         self.facts.change(gone=(owner,))
         return self._append(Commit(self._next(), self.position.version, gone=(owner,)))
+
+    def forget(self) -> None:
+        """Forget who has told all and is out of the graph: for when nobody is waited for any more."""
+        self._settled = {owner for owner in self._settled if self.facts.get(("member", owner)) is not None}
 
     def snapshot(self) -> Iterator[Snapshot]:
         """Everything, in pieces to be sent one after the other with no commit in between."""
@@ -304,22 +320,32 @@ class Log:
         for fact in change.puts:
             if fact.owner != member.id or isinstance(fact, Member):
                 return Refusal(index, f"{_named(fact.key)} is not for pid {member.pid} on {member.host} to announce")
+            if len(encode(Hold((fact,)))) > LARGE:
+                return Refusal(index, f"{_named(fact.key)} is too large to be announced")
             if isinstance(fact, NodeFact):
+                if len(set(fact.groups)) < len(fact.groups):
+                    return Refusal(index, f"{_named(fact.key)} is in one group twice: {', '.join(fact.groups)}")
                 other = self._rival(fact)
                 if other is not None:
                     return Refusal(index, fact.name, run_by(other, fact.host), run_by(fact, fact.host))
-            elif fact.node not in new and getattr(self.facts.node(fact.node), "owner", "") != member.id:
+            elif fact.node not in new and (("node", fact.node) in change.deletes
+                                           or getattr(self.facts.node(fact.node), "owner", "") != member.id):
                 return Refusal(index, f"{_named(fact.key)} is not for pid {member.pid} on {member.host} to announce")
         return None
 
     def _rival(self, fact: NodeFact) -> NodeFact | None:
         """Who has the name of *fact* by right, if not its owner: of two that had it before the epoch, the later."""
         known = self.facts.node(fact.name)
-        if known is not None and known.owner != fact.owner and not (
-                fact.owner not in self._settled and known.incarnation < fact.incarnation
-                and fact.incarnation[0] < self.position.epoch.counter):
+        if known is not None and known.owner != fact.owner and not self._supersedes(fact, known):
             return known
         return self.reserved(fact)
+
+    def _supersedes(self, fact: NodeFact, known: NodeFact) -> bool:
+        """Whether *fact* was registered before the epoch, and later than *known* was, if that was before it at all."""
+        epoch = self.position.epoch.counter
+        return fact.owner not in self._settled and fact.incarnation[0] < epoch and self._credible(fact, known) and (
+            known.incarnation < fact.incarnation
+            or (known.incarnation[0] < epoch and not self._credible(known, fact)))
 
     def _take(self, draft: _Draft, change: Change) -> None:
         for key in change.deletes:
@@ -334,10 +360,13 @@ class Log:
         if known is not None and known.owner != fact.owner:
             draft.delete(fact.key)
             known = None
-        if fact.incarnation != (0, 0):
+        for part in self.facts.parts(fact.name):
+            if part.owner != fact.owner:
+                draft.delete(part.key)
+        now = self.position.epoch.counter, self.position.version + 1
+        if (0, 0) < fact.incarnation < now:
             return fact
         known = known or self._reserved.get(fact.name, {}).get(fact.owner)
-        now = self.position.epoch.counter, self.position.version + 1
         return replace(fact, incarnation=known.incarnation if known is not None else now)
 
     def _next(self) -> Position:
@@ -346,8 +375,14 @@ class Log:
     def _commit(self, draft: _Draft) -> Commit | None:
         if not draft.puts and not draft.deletes:
             return None
-        return self._append(Commit(self._next(), self.position.version, tuple(draft.puts.values()),
-                                   tuple(draft.deletes)))
+        *before, deletes = pieces(draft.deletes, LARGE)
+        puts, *after = pieces(draft.puts.values(), LARGE)
+        for part in before:
+            self._append(Commit(self._next(), self.position.version, deletes=part))
+        commit = self._append(Commit(self._next(), self.position.version, puts, deletes))
+        for more in after:
+            commit = self._append(Commit(self._next(), self.position.version, more))
+        return commit
 
     def _append(self, commit: Commit) -> Commit:
         self.position = commit.position

@@ -184,8 +184,8 @@ class Facts:
             self._pools.setdefault((service.name, group), _Pool()).set(node.name, (node, service))
 
     def _leave(self, node: str, group: str) -> None:
-        self._members[group].pop(node, None)
-        if not self._members[group]:
+        members = self._members.get(group, {})
+        if members.pop(node, None) is not None and not members:
             del self._members[group]
         for service in self.services_of(node):
             self._drop(node, service.name, group)

@@ -65,7 +65,8 @@ class Reign(Generic[S]):
                  gone: Callable[[Member], bool], *, lease: float, grace: float = 0.0, heard: float = HEARD,
                  domain: str = "",
                  leaving: Callable[[Member, list[Fact]], None] = lambda member, owned: None) -> None:
-        self.log = Log(epoch)
+        self.log = Log(epoch, self._credible)
+        self._told = self.log.position
         self.later = 0  # the counter of a later epoch, or another one of the same counter, that somebody has seen
         self._send, self._gone, self._leaving = send, gone, leaving
         self._lease, self._grace, self._heard, self._domain = lease, grace, heard, domain
@@ -74,6 +75,7 @@ class Reign(Generic[S]):
         self._seats: dict[S, _Seat] = {}
         self._current: dict[str, tuple[int, S]] = {}  # the number and session of each member that has one
         self._users: dict[str, str] = {}  # of each member
+        self._vouched: dict[tuple[str, str, tuple[int, int]], set[str]] = {}  # for registrations before, by what keys
         self._absent: dict[str, tuple[float, int]] = {}  # until when members without a session stay, and its number
         self._claims: list[_Claim] = []
         self._looked = False, 0  # whether the grace was over, and how many were unconfirmed, when claims were looked at
@@ -161,7 +163,7 @@ class Reign(Generic[S]):
         ends = [end for end, _ in self._absent.values()]
         if self.log.unconfirmed:
             ends.append(self._lease * (1 if self._time < self._lease else 2))
-        if self._claims:
+        if self._claims and self._time < self._grace:
             ends.append(self._grace)
         return max(0.0, min(ends, default=self._time + self._lease) - self._time)
 
@@ -169,7 +171,7 @@ class Reign(Generic[S]):
         member = replace(message.member, doubted=False)
         if message.domain and self._domain and message.domain != self._domain:
             raise NotAdmitted(f"this registry is of the domain {self._domain!r}, and this peer of {message.domain!r}")
-        if self._users.get(member.id, seat.user) != seat.user:
+        if self._users.get(member.id, seat.user) != seat.user or not member.id.endswith(facts.proof(seat.user)):
             raise NotAdmitted(f"the member {member.id!r} of another key")
         if seat.member is not None and seat.member.id != member.id:
             raise NotAdmitted(f"the member {member.id!r} in a session of {seat.member.id!r}")
@@ -183,7 +185,13 @@ class Reign(Generic[S]):
         self._tell(self.log.join(member))
 
     def _hold(self, session: S, seat: _Seat, message: facts.Hold) -> None:
+        if seat.member is None and seat.user and self._domain and message.domain != self._domain:
+            raise MalformedMessage(f"a Hold of the domain {message.domain!r}; this registry is of {self._domain!r}")
         late = self._time >= self._lease  # who has not been heard of by then is not waited for
+        for fact in () if late else message.facts:
+            if isinstance(fact, NodeFact):
+                self._vouched.setdefault((fact.owner, fact.name, fact.incarnation), set()).add(
+                    facts.proof(seat.user))
         for owner in self.log.hold(fact for fact in message.facts if not late or fact.owner in self._current):
             if self._is_gone(owner):
                 self._release(owner)
@@ -236,13 +244,26 @@ class Reign(Generic[S]):
                 if key and key != seat.user:
                     raise NotAdmitted(f"the node {fact.key[1]!r} at {address}, which is the key of somebody else")
 
+    def _credible(self, node: NodeFact, other: NodeFact) -> bool:
+        """Whether the owner of *node* is believed when it had that before the epoch, to the cost of *other*'s.
+
+        Anybody may say so.  It counts as long as others are waited for, and between two of one key, or where
+        somebody with another key than its owner's knew of it.
+        """
+        if self._time >= 2 * self._lease:
+            return False
+        mine, others = ("".join(owner.partition("-")[1:]) for owner in (node.owner, other.owner))  # as `facts.proof`
+        vouched = self._vouched.get((node.owner, node.name, node.incarnation), set())
+        return mine in ("", others) or not vouched <= {mine}
+
     def _waits(self, member: Member, change: Change) -> bool:
         """Whether a change is about a name that may be somebody else's, who has yet to speak."""
         for fact in change.puts:
             if isinstance(fact, NodeFact):
                 if self.log.reserved(fact) is not None:
                     return True
-                if self._time < self._grace and fact.incarnation == (0, 0) and self.log.facts.get(fact.key) is None:
+                known = (0, 0) < fact.incarnation < (self.log.position.epoch.counter, 0)
+                if self._time < self._grace and not known and self.log.facts.get(fact.key) is None:
                     return not any(fact.key == held.key for held in self.log.held_of(member.id))
         return False
 
@@ -316,11 +337,16 @@ class Reign(Generic[S]):
         if isinstance(member, Member):
             self._leaving(member, [fact for fact in self.log.facts.owned_by(owner) if fact is not member])
         self._tell(self.log.drop(owner))
+        if self._time >= 2 * self._lease:
+            self._vouched.clear()
+            self.log.forget()
 
     def _tell(self, commit: facts.Commit | None) -> None:
-        """Send a commit to all who follow."""
+        """Send a commit, the last one, to all who follow, and those before it that they have not been sent."""
         if commit is not None:
-            self._send([session for session, seat in self._seats.items() if seat.follows], commit)
+            told, self._told = self._told, commit.position
+            for one in self.log.since(told) or (commit,):
+                self._send([session for session, seat in self._seats.items() if seat.follows], one)
 
     def _beat(self) -> facts.Beat:
         return facts.Beat(self.log.position, self._domain)

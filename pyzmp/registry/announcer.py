@@ -17,7 +17,7 @@ log = logging.getLogger("pyzmp.registry")
 
 
 class _Item:
-    """A change to propose, and who waits for it, each with what it has asked for itself.
+    """A change to propose, and who waits for it, each with the keys that are new with what it has asked for.
 
     ``unsettled`` counts the parts that it was sent in.
     """
@@ -27,7 +27,7 @@ class _Item:
     def __init__(self, change: Change) -> None:
         self.change = change
         self.unsettled = 0
-        self.waiting: dict[asyncio.Future[Position], Change] = {}
+        self.waiting: dict[asyncio.Future[Position], tuple[Key, ...]] = {}
 
     def succeed(self, position: Position) -> None:
         for future in self.waiting:
@@ -69,9 +69,10 @@ class Announcer:
         change = Change(puts=tuple(facts.fitting(fact) for fact in new))
         for fact in change.puts:
             self._check(fact)
+        new_keys = tuple(fact.key for fact in change.puts if fact.key not in self._own.get(fact.key[1], {}))
         for fact in change.puts:
             self._own.setdefault(fact.key[1], {})[fact.key] = fact
-        return self._ask(change)
+        return self._ask(change, new_keys)
 
     def withdraw(self, keys: Iterable[Key]) -> asyncio.Future[Position]:
         """Ask for facts to be taken out; they are not announced again, whatever becomes of this."""
@@ -81,12 +82,15 @@ class Announcer:
         return self._ask(change)
 
     def give_up(self, asked: asyncio.Future[Position]) -> None:
-        """Nobody waits for *asked* any more: undo what it announced."""
+        """Nobody waits for *asked* any more: withdraw what was new with it.
+
+        What was another value of something known stays, as it is true: registries will hear of it.
+        """
         items = [*self._queue, *itertools.chain(*self._sent.values()), *(item for _, item in self._unreached)]
         asked.cancel()
-        change = next((item.waiting[asked] for item in items if asked in item.waiting), None)
-        if change is not None:
-            self.withdraw(fact.key for fact in change.puts)
+        new_keys = next((item.waiting[asked] for item in items if asked in item.waiting), ())
+        if new_keys:
+            self.withdraw(new_keys)
 
     def introduce(self) -> None:
         """Tell the registry of a new session who this is and all that it owns; what is unsettled is part of that."""
@@ -169,10 +173,10 @@ class Announcer:
         if key[0] == "node" or not of_node:
             self._own.pop(key[1], None)
 
-    def _ask(self, change: Change) -> asyncio.Future[Position]:
+    def _ask(self, change: Change, new_keys: tuple[Key, ...] = ()) -> asyncio.Future[Position]:
         asked: asyncio.Future[Position] = self._loop.create_future()
         item = _Item(change)
-        item.waiting[asked] = change
+        item.waiting[asked] = new_keys
         self._queue.append(item)
         if not self._flushing:
             self._flushing = True

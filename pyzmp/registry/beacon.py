@@ -1,7 +1,8 @@
 """A registry that tells where it is, by UDP on the local network.
 
 A beacon carries no secret, and is believed by nobody: it says where to try.  Who listens tries what names
-its own domain and a key that is let in anyway, and CURVE proves whether that key is there.
+its own domain and a key that is let in anyway, and CURVE proves whether that key is there.  Keys are public:
+so few addresses are kept in mind for each sender, and those that are the sender's own come first.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import socket
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
@@ -25,6 +27,8 @@ INTERVAL = 0.5  # seconds between two beacons
 SIZE = 1024  # bytes of a beacon, at most
 FRESH = 5 * INTERVAL  # seconds for which one that was heard is worth a try
 MOST = 64  # registries that are kept in mind, at most
+FEW = 4  # of those for one sender and key
+OTHERS = 4  # of so many looks one is for those who say that a registry is where they are not
 _Short = Annotated[str, msgspec.Meta(max_length=200)]
 
 log = logging.getLogger("pyzmp.registry")
@@ -111,8 +115,8 @@ class Ear(asyncio.DatagramProtocol):
     def __init__(self, domain: str, allows: Callable[[str], bool]) -> None:
         self.dropped = 0
         self._domain, self._allows = domain, allows
-        self._heard: dict[str, float] = {}
-        self._tried: dict[str, int] = {}
+        self._heard: dict[str, tuple[float, str, str]] = {}  # by address: when, from where, and its key
+        self._looks = 0
         self._news = asyncio.Event()
         self._socket: socket.socket | None = None
         self._transport: asyncio.BaseTransport | None = None
@@ -136,18 +140,18 @@ class Ear(asyncio.DatagramProtocol):
                 made.close()
 
     async def hear(self, timeout: float) -> str | None:
-        """The address of a registry that was heard of lately, the least often tried; waits for one at most so long."""
+        """The address of a registry that was heard of lately, any of them; waits for one at most so long."""
         loop = asyncio.get_running_loop()
         over = loop.time() + timeout
-        while not (fresh := [address for address, heard in self._heard.items() if loop.time() < heard + FRESH]):
+        while not (fresh := [address for address, (heard, _, _) in self._heard.items() if loop.time() < heard + FRESH]):
             self._news.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._news.wait(), max(0.0, over - loop.time()))
                 continue
             return None
-        chosen = min(fresh, key=self._tries)
-        self._tried[chosen] = self._tries(chosen) + 1
-        return chosen
+        own = [address for address in fresh if self._is_senders(address)]
+        self._looks += 1
+        return random.choice(own if own and self._looks % OTHERS else fresh)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         try:
@@ -162,21 +166,26 @@ class Ear(asyncio.DatagramProtocol):
                 log.info("a beacon from %s was dropped: it is malformed, of another domain or has no key that is let "
                          "in here; later ones are counted", addr[0])
             return
-        self._forget()
-        if str(address) not in self._heard and len(self._heard) >= MOST:
-            del self._heard[max(self._heard, key=self._tries)]
-        self._heard[str(address)] = asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        self._heard = {place: heard for place, heard in self._heard.items() if now <= heard[0] + FRESH}
+        said = str(address)
+        if said not in self._heard or not self._is_senders(said) or addr[0] == host_of(address):
+            self._heard.pop(said, None)
+            self._make_room(addr[0], address.key)
+            self._heard[said] = now, addr[0], address.key
         self._news.set()
 
-    def _tries(self, address: str) -> int:
-        return self._tried.get(address, 0)
+    def _make_room(self, sender: str, key: str) -> None:
+        """Forget another one of *sender*'s, or any, where there are too many; those at their senders last."""
+        same = [place for place, heard in self._heard.items() if heard[1:] == (sender, key)]
+        if len(same) >= FEW or len(self._heard) >= MOST:
+            among = same if len(same) >= FEW else list(self._heard)
+            others = [place for place in among if not self._is_senders(place)]
+            del self._heard[random.choice(others or among)]
 
-    def _forget(self) -> None:
-        now = asyncio.get_running_loop().time()
-        for address in [address for address, heard in self._heard.items() if now > heard + FRESH]:
-            del self._heard[address]
-        if len(self._tried) > MOST:
-            self._tried = {}
+    def _is_senders(self, address: str) -> bool:
+        """Whether *address* is where the beacon came from that named it."""
+        return self._heard[address][1] == host_of(parse(address))
 
     def close(self) -> None:
         """Listen no more."""

@@ -22,7 +22,7 @@ import threading
 import msgspec
 
 from pyzmp.exceptions import RegistryUnavailable
-from pyzmp.protocol.facts import Member
+from pyzmp.protocol.facts import Member, proof
 from pyzmp.registry import remains
 from pyzmp.transport.address import PATH
 
@@ -288,10 +288,10 @@ def temporary_directory(domain: str) -> str:
     return tempfile.mkdtemp(prefix="pyzmp-", dir=None if fits else "/tmp")  # noqa: S108  made exclusively, and private
 
 
-def this_process(program: str = "") -> Member:
-    """The process that asks, as a member: a new one each time."""
+def this_process(program: str = "", key: str = "") -> Member:
+    """The process that asks, as a member: a new one each time; no other *key* than its public one joins as that."""
     started = _started(os.getpid())
-    return Member(os.urandom(8).hex(), socket.gethostname(), os.getpid(), f"{_space()}:{started}", program)
+    return Member(os.urandom(8).hex() + proof(key), socket.gethostname(), os.getpid(), f"{_space()}:{started}", program)
 
 
 def is_gone(member: Member) -> bool:

@@ -91,7 +91,11 @@ def check_registry(text: object) -> str:
             from pyzmp.registry import beacon  # seldom needed, and costs to import
 
             beacon.place(rest, "")
-        elif text not in ("", "memory") and not (scheme == "etcd" and rest):
+        elif scheme == "etcd" and rest:
+            from pyzmp.registry import etcd_places
+
+            etcd_places.endpoints(text)
+        elif text not in ("", "memory"):
             raise ValueError(_EXPECTED)
     except ValueError as error:
         raise ValueError(f"registry: {text!r} names none: {error}") from error
@@ -102,6 +106,12 @@ def _check_remote(text: str) -> None:
     address = parse(text)
     if address.rest.endswith((":*", ":0")) or address.rest.startswith("*"):
         raise InvalidAddress("its host and its port have to be said")
+    host = reach.host_of(address)
+    try:
+        if not reach.is_number(host):
+            host.encode("idna")
+    except UnicodeError as error:
+        raise InvalidAddress(f"{host} is no name of a host: {error}") from error
 
 
 def finder_for(registry: str, context: Context, domain: Domain | None, loop: asyncio.AbstractEventLoop) -> Finder:
@@ -151,15 +161,25 @@ class Inside:
 
 
 class OnHost:
-    """The registry of a domain on this host, in a process of its own."""
+    """The registry of a domain on this host, in a process of its own.
+
+    Where that served several hosts, and was not told to end, none is started: the others do not find another one.
+    """
 
     def __init__(self, context: Context, domain: Domain, *, lease: float = LEASE, linger: float = LINGER) -> None:
-        self.place = domain.path
         self._context, self._domain = context, domain
         self._lease, self._linger = lease, linger
         self._lock: Lock | None = None
         self._starting: Starting | None = None
         self._counter = 0
+        self._waits = False  # for somebody to start it
+
+    @property
+    def place(self) -> str:
+        path = self._domain.path
+        return path if not self._waits else (
+            f"{path}, whose registry for several hosts is gone without having been told to; start it again with pyzmp "
+            f"registry, or end it for good by removing {path}/registry-*.lock")
 
     async def find(self, above: int, *, start: bool) -> Native | None:
         if start:
@@ -167,7 +187,10 @@ class OnHost:
         elif not self._domain.exists():
             return None
         counter = self._domain.current(above)
-        if counter is None and start:
+        if counter is None and reach.stands(self._domain):
+            counter = self._domain.current()  # it may have been stopped only
+            self._waits = counter is None
+        elif counter is None and start:
             counter = await self._start(above)
         self._counter = counter or self._counter
         return None if counter is None else Native(self._context, self._domain.registry(counter), counter)
@@ -232,6 +255,7 @@ class Elsewhere:
     def __init__(self, context: Context, domain: Domain) -> None:
         self._context, self._domain = context, domain
         self._prepared = False
+        self._interfaces: Sequence[str] = []
 
     def prepare(self) -> None:
         """Make the directory for the sockets of this host's nodes, once without those that killed ones have left."""
@@ -239,6 +263,16 @@ class Elsewhere:
         if not self._prepared:
             self._prepared = True
             remains.sweep(self._domain.path, time.time() - FRESH)  # noqa: TID251  what files tell
+
+    async def look_up(self, registry: str) -> None:
+        """Look through which interface the one at the address *registry* is reached; a name, beside the loop."""
+        if reach.is_number(reach.host_of(parse(registry))):
+            self._interfaces = reach.interfaces(registry)
+        else:
+            self._interfaces = await asyncio.get_running_loop().run_in_executor(None, reach.interfaces, registry)
+
+    def interfaces(self) -> Sequence[str]:
+        return self._interfaces
 
     def close(self) -> None:
         pass
@@ -259,12 +293,10 @@ class AtAddress(Elsewhere):
         """It, whatever its counter: it begins again above those that its members have seen."""
         if start:
             self.prepare()
+        await self.look_up(self.place)
         if self._address.key:
             return Native(self._context, str(self._address))
         return _Own(self._context, str(replace(self._address, key=self._context.public_key())))
-
-    def interfaces(self) -> Sequence[str]:
-        return reach.interfaces(self._address.endpoint)
 
 
 class ByBeacon(Elsewhere):
@@ -293,14 +325,13 @@ class ByBeacon(Elsewhere):
         await self._ear.open(self._where)
         found = await self._ear.hear(HEARING)
         self._found = found or self._found
+        if found is not None:
+            await self.look_up(found)
         return None if found is None else Native(self._context, found)
 
     def _allows(self, key: str) -> bool:
         security = self._context.security()
         return security is not None and security.access.allows(key)
-
-    def interfaces(self) -> Sequence[str]:
-        return reach.interfaces(self._found) if self._found else []
 
     def close(self) -> None:
         self._ear.close()

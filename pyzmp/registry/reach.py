@@ -47,9 +47,11 @@ def at(host: str, port: str | int, key: str = "") -> str:
 
 
 def travels(text: str) -> bool:
-    """Whether who listens at *text* can be reached from other hosts."""
-    address = parse(text)
-    return address.scheme == "tcp" and not address.loopback
+    """Whether who listens at *text* can be reached from other hosts; what is no address cannot."""
+    with contextlib.suppress(InvalidAddress):
+        address = parse(text)
+        return address.scheme == "tcp" and not address.loopback
+    return False
 
 
 def source(host: str) -> str:
@@ -61,11 +63,21 @@ def source(host: str) -> str:
 
 
 def interfaces(registry: str) -> list[str]:
-    """The interface that the registry at the address *registry* is reached through, unless that is loopback."""
-    with contextlib.suppress(OSError):
+    """The interface that the registry at the address *registry* is reached through, unless that is loopback.
+
+    Where that names its host this may take as long as names take to be looked up.
+    """
+    with contextlib.suppress(OSError, UnicodeError):
         found = source(host_of(parse(registry)))
         return [] if ipaddress.ip_address(found.partition("%")[0]).is_loopback else [found]
     return []
+
+
+def is_number(host: str) -> bool:
+    """Whether *host* is an address and no name, which would have to be looked up."""
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(host))
+    return False
 
 
 def own() -> list[str]:
@@ -109,7 +121,8 @@ def _nearness(text: str) -> int:
     """How many bits the address has in common with ours on the way there; -1 where there is no way."""
     host = host_of(parse(text))
     try:
-        ours, theirs = (ipaddress.ip_address(found) for found in (source(host), host))
+        theirs = ipaddress.ip_address(host)  # first: names are not looked up here
+        ours = ipaddress.ip_address(source(host))
     except (OSError, ValueError):
         return -1
     return ours.max_prefixlen - (int(ours) ^ int(theirs)).bit_length()
@@ -124,6 +137,16 @@ def _is_any(host: str) -> bool:
 def note(lock: Lock, hosts: Iterable[str]) -> None:
     """Write into a registry's *lock* file that it serves several hosts, and its own addresses among them."""
     os.pwrite(lock.descriptor, " ".join(["hosts", *hosts]).encode(), 0)
+
+
+def resign(lock: Lock) -> None:
+    """Take back what `note` wrote: it was told to end, and this host may have a registry of its own again."""
+    os.ftruncate(lock.descriptor, 0)
+
+
+def stands(domain: Domain) -> bool:
+    """Whether the last registry on this host served several, and was not told to end: only its operator starts one."""
+    return any(noted(domain, counter) is not None for counter in domain.counters()[:1])
 
 
 def noted(domain: Domain, counter: int) -> list[str] | None:

@@ -1,7 +1,6 @@
 """What one process knows of the graph, kept up to date by the registry, and what it tells the registry.
 
-A `Replica` lives on one asyncio loop and follows one registry after the other.  Lookups in its
-``view`` and waiting may be done from any thread.
+A `Replica` lives on one asyncio loop; lookups in its ``view`` and waiting may be done from any thread.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from typing import TypeVar
 
 from pyzmp.exceptions import PyzmpError, RegistryUnavailable
@@ -23,12 +23,12 @@ from pyzmp.protocol.graph import View
 from pyzmp.registry.announcer import Announcer
 from pyzmp.registry.domain import BEAT, is_gone
 from pyzmp.registry.finder import START, Finder, Link, Place
+from pyzmp.transport.outbox import guarded
 
 FIRST_LOOK = 1.0  # seconds that a process waits for its first snapshot, at most
 SILENCE = 3.0  # seconds without a beat after which a registry counts as lost
 _GLANCE = 0.05  # seconds between two looks for a registry while somebody waits and none is there
 _PAUSES = 0.01, 1.0  # seconds before connecting again: the first, doubled up to the last
-_REFUSALS = "refused", "the registry sent this peer away"  # how the reasons begin that go on being so
 _FAREWELL = 0.5  # seconds that the registry has to answer a member that leaves
 
 T = TypeVar("T")
@@ -39,7 +39,8 @@ class Replica:
     """The graph as *member*, this process, knows it, from the registries that *finder* finds.
 
     ``view`` is always there; while no registry can be reached it keeps what was last known, and
-    ``stale_since`` (monotonic seconds, else None) says so.
+    ``stale_since`` (monotonic seconds, else None) says so.  ``trouble`` says why, as far as is known, and
+    ``refusal`` is the error's text where the registry has sent this process away.
 
     Made before *loop* runs or in its thread, which alone may use what does not say otherwise.
     """
@@ -48,6 +49,8 @@ class Replica:
                  domain: str = "") -> None:
         self.member = member
         self.stale_since: float | None = time.monotonic()
+        self.trouble = self.refusal = ""
+        self.closed = False  # or about to be: whoever waits ends
         self._loop, self._finder = loop, finder
         self.view = View()
         self._announcer = Announcer(member, loop, self._say, self.view.reached, domain)
@@ -58,11 +61,10 @@ class Replica:
         self._ended: asyncio.Future[str] = loop.create_future()
         self._left: asyncio.Future[str] = loop.create_future()
         self._silent = 0.0
-        self._failure = "", ""  # where, and why, no registry could be followed the last time
         self._wanted = asyncio.Event()
         self._lookers: list[asyncio.Future[bool]] = []
         self._callbacks: dict[object, Callable[[], object]] = {}  # changed at one stroke, by finalisers too
-        self._waiting: dict[object, None] = {}
+        self._waiting: dict[object, bool] = {}  # whether without end
 
     # -- for any thread --------------------------------------------------------------------------------------------
 
@@ -76,21 +78,20 @@ class Replica:
 
         At once when one is followed; else waits for a snapshot, for *timeout* seconds at most.
         """
-        if self.following:
-            return True
-        return asyncio.run_coroutine_threadsafe(self.connect(start=False, timeout=timeout), self._loop).result()
+        return self.following or self._looking(timeout).result()
 
     async def alook(self, timeout: float = FIRST_LOOK) -> bool:
         """As `look`, on any loop."""
-        if self.following:
-            return True
-        asked = asyncio.run_coroutine_threadsafe(self.connect(start=False, timeout=timeout), self._loop)
-        return await asyncio.wrap_future(asked)
+        return self.following or await asyncio.wrap_future(self._looking(timeout))
+
+    def _looking(self, timeout: float) -> Future[bool]:
+        return asyncio.run_coroutine_threadsafe(self.connect(start=False, timeout=timeout), self._loop)
 
     def seek(self) -> None:
         """Have a registry looked for, where none is followed; it does not wait."""
         if not self.following:
-            self._loop.call_soon_threadsafe(self._want)
+            with contextlib.suppress(RuntimeError):  # it is closed
+                self._loop.call_soon_threadsafe(self._want)
 
     def on_change(self, callback: Callable[[], object]) -> Callable[[], None]:
         """Have *callback* called, in the loop's thread, after each change of the view; returns what ends that."""
@@ -102,10 +103,13 @@ class Replica:
 
         return end
 
-    def attend(self, wake: Callable[[], object]) -> Callable[[], None]:
-        """As `on_change`, and until that ends a registry is looked for wherever none is followed."""
+    def attend(self, wake: Callable[[], object], *, endless: bool = False) -> Callable[[], None]:
+        """As `on_change`, and until that ends a registry is looked for wherever none is followed.
+
+        Ever more rarely, up to once a second, for those who attend *endless*.  Also called when this is closed.
+        """
         key, unhook = object(), self.on_change(wake)
-        self._waiting[key] = None
+        self._waiting[key] = endless
 
         def end() -> None:
             unhook()
@@ -117,7 +121,8 @@ class Replica:
     def wait_until(self, predicate: Callable[[View], T], timeout: float | None) -> T:
         """Block until *predicate* holds for the view; what it said last, which is false when the time ran out.
 
-        Wakes on the change itself.  The predicate runs in the calling thread, which is not the loop's.
+        Or when this was closed.  Wakes on the change itself.  The predicate runs in the calling thread, which is not
+        the loop's.
         """
         over = None if timeout is None else time.monotonic() + timeout
         changed = threading.Event()
@@ -126,24 +131,36 @@ class Replica:
                 changed.clear()
                 said = predicate(self.view)
                 left = None if over is None else over - time.monotonic()
-                if said or (left is not None and left <= 0):
+                if said or self._is_closed() or (left is not None and left <= 0):
                     return said
                 changed.wait(left)
+                if self._is_closed():  # a predicate may not be looked at any more
+                    return said
 
     async def await_until(self, predicate: Callable[[View], T], timeout: float | None) -> T:
         """As `wait_until`, on any loop."""
         loop = asyncio.get_running_loop()
         over = None if timeout is None else loop.time() + timeout
         changed = asyncio.Event()
-        with self._attention(lambda: loop.call_soon_threadsafe(changed.set)):
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, whoever waited there
+                loop.call_soon_threadsafe(changed.set)
+
+        with self._attention(wake):
             while True:
                 changed.clear()
                 said = predicate(self.view)
                 left = None if over is None else over - loop.time()
-                if said or (left is not None and left <= 0):
+                if said or self._is_closed() or (left is not None and left <= 0):
                     return said
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(changed.wait(), left)
+                if self._is_closed():
+                    return said
+
+    def _is_closed(self) -> bool:  # at any moment, by another thread
+        return self.closed
 
     @contextlib.contextmanager
     def _attention(self, wake: Callable[[], object]) -> Iterator[None]:
@@ -168,7 +185,7 @@ class Replica:
         if self.following:
             return True
         looker: asyncio.Future[bool] = self._loop.create_future()
-        self._lookers.append(looker)
+        self._lookers = [*(other for other in self._lookers if not other.done()), looker]
         self._want()
         try:
             return await asyncio.wait_for(looker, timeout)
@@ -182,7 +199,8 @@ class Replica:
 
         All of them or none.  What is announced in one turn of the loop travels together.  Raises
         NodeExists where the name of a node is taken, AnnouncementRefused for another process's facts
-        and those that cannot be read, RegistryUnavailable where no registry can be had in *timeout* seconds.
+        and those that cannot be read, RegistryUnavailable where no registry can be had in *timeout* seconds:
+        the next one does not hear of what was new then, but of another value of what was announced before.
         """
         return await self._settled(self._announcer.announce(new), timeout)
 
@@ -196,6 +214,7 @@ class Replica:
 
     async def close(self) -> None:
         """Leave: withdraw what this process owns, and end the connection.  Nothing is left afterwards."""
+        self.closed = True
         error = RegistryUnavailable("the connection to the registry was closed by this process")
         if self._announcer.close(error):
             # What is sent right before the end of a connection may be overtaken by the news of the end.
@@ -205,16 +224,18 @@ class Replica:
             await asyncio.gather(self._task, return_exceptions=True)
         self._finder.close()
         self._report(error)
+        self._changed()  # for those who wait
 
     def close_inherited(self) -> None:
         """In a forked child: close the descriptors of locks and pipes, and leave what they mean to the parent."""
         self._finder.close_inherited()
 
     async def _settled(self, asked: asyncio.Future[Position], timeout: float) -> Position:
+        over = self._loop.time() + timeout
         try:
             if not self._following.takes_part or not self.following:
                 await self.connect(start=True, timeout=timeout)
-            return await asyncio.wait_for(asyncio.shield(asked), timeout)
+            return await asyncio.wait_for(asyncio.shield(asked), max(0.0, over - self._loop.time()))
         except asyncio.TimeoutError as error:
             self._announcer.give_up(asked)
             raise self._unanswered(timeout) from error
@@ -224,7 +245,7 @@ class Replica:
 
     def _want(self) -> None:
         self._wanted.set()
-        if self._task is None:
+        if self._task is None and not self.closed:
             self._task = self._loop.create_task(self._run())
 
     async def _run(self) -> None:
@@ -252,8 +273,8 @@ class Replica:
         self._wanted.clear()
         try:
             place = await self._finder.find(self._following.above, start=self._following.takes_part)
-        except (PyzmpError, OSError) as error:
-            self._report(error)
+        except Exception as error:  # one attempt is lost, and not all later ones
+            self._broken(self._finder.place, error)
             return None
         if place is None:
             self._bury()
@@ -262,7 +283,8 @@ class Replica:
 
     async def _rest(self, pause: float) -> None:
         """Nothing to follow: wait until it is worth another look."""
-        glance = _GLANCE if self._waiting else pause if self._following.takes_part else None
+        waiting = list(self._waiting.copy().values())
+        glance = _GLANCE if not all(waiting) else pause if waiting or self._following.takes_part else None
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._wanted.wait(), glance)
 
@@ -278,12 +300,20 @@ class Replica:
         self._ended, self._silent = self._loop.create_future(), 0.0
         self._following.open()
         self._address = place.address
-        self._link = link = place.open(self._received, self._over)
+        try:
+            self._link = link = place.open(self._received, self._over)
+        except Exception as error:  # as above
+            self._broken(place.address, error)
+            return False
         ticking = self._loop.create_task(self._tick())
         try:
             reason = await self._ended
             log.debug("%s: %s", place.address, reason)
-            self._failed(place.address, reason)
+            self.trouble = f"{place.address}: {reason}"
+            if self._following.failed(place.address, reason):
+                self.refusal = f"the registry at {place.address} cannot be followed: {reason}"
+                self._report(RegistryUnavailable(self.refusal))
+                self._changed()  # for those who wait
             return self._following.greeted
         finally:
             ticking.cancel()
@@ -294,14 +324,15 @@ class Replica:
                 self.stale_since = time.monotonic()
                 self._changed()
 
-    def _failed(self, address: str, reason: str) -> None:
-        """A registry could not be followed.  One that refuses twice in a row will go on doing so."""
-        if self._failure == (address, reason) and reason.startswith(_REFUSALS):
-            self._report(RegistryUnavailable(f"the registry at {address} cannot be followed: {reason}"))
-        self._failure = address, reason
+    def _broken(self, where: str, error: Exception) -> None:
+        if not isinstance(error, PyzmpError | OSError):
+            log.error("the registry at %s cannot be followed", where, exc_info=error)
+            error = RegistryUnavailable(f"the registry at {where} cannot be followed: {error!r}")
+        self.trouble = str(error)
+        self._report(error)
 
     def _unanswered(self, timeout: float) -> RegistryUnavailable:
-        why = f" (the last attempt: {self._failure[1]})" if self._failure[1] else ""
+        why = f" (the last attempt: {self.trouble})" if self.trouble else ""
         return RegistryUnavailable(f"no registry answered within {timeout:g} s; looked at {self._finder.place}{why}")
 
     async def _tick(self) -> None:
@@ -345,21 +376,19 @@ class Replica:
     def _complete(self) -> None:
         self._announcer.review(self.view.facts.node)
         if self.stale_since is not None:
-            self.stale_since = None
+            self.stale_since, self.trouble, self.refusal = None, "", ""
             self._changed()
         self._report(True)
 
     def _changed(self) -> None:
         self._announcer.arrive()
         for callback in self._callbacks.copy().values():
-            callback()
+            guarded(callback)  # the others are to be told nevertheless
 
     def _report(self, found: bool | Exception) -> None:
         """Answer all who wait for a connection."""
         lookers, self._lookers = self._lookers, []
-        for looker in lookers:
-            if looker.done():
-                continue
+        for looker in (one for one in lookers if not one.done()):
             if isinstance(found, bool):
                 looker.set_result(found)
             else:

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Sequence
 
-from pyzmp.exceptions import MalformedMessage
+from pyzmp.exceptions import InvalidAddress, MalformedMessage
 from pyzmp.protocol import facts
 from pyzmp.protocol.envelope import Goodbye, Note, Parcel
 from pyzmp.protocol.graph import Log
 from pyzmp.protocol.reign import NotAdmitted, Reign
-from pyzmp.registry import remains
-from pyzmp.registry.domain import BEAT, LEASE, LINGER, Domain, is_gone
+from pyzmp.registry import reach, remains
+from pyzmp.registry.domain import BEAT, LEASE, LINGER, Domain, is_gone, this_process
+from pyzmp.transport.address import parse
 from pyzmp.transport.context import Context
 from pyzmp.transport.server import Peer, Server
 
 _LOOK = 0.002  # seconds until the first look whether a process whose connection ended is gone
 _LOOK_MOST = 0.25  # and between the later ones, at most
+_MANY = 64  # sockets of one process that are remembered before a look whether they are still there
 _LAST = 10 ** 17  # the counter of an epoch that is believed to have been, at most: there is room for others above
 
 log = logging.getLogger("pyzmp.registry")
@@ -47,7 +50,8 @@ class Registry:
         self._loop, self._domain, self._linger, self._superseded = loop, domain, linger, superseded
         self._reign: Reign[Peer] = Reign(epoch, loop.time(), self._send, is_gone, lease=lease, grace=grace,
                                          domain=domain_name, leaving=self._leaving)
-        self._sockets: dict[str, dict[str, str]] = {}  # the addresses of each member's nodes, also earlier ones
+        self._here = this_process()
+        self._sockets: dict[str, dict[str, str]] = {}  # in the directory: of each near member's nodes, also earlier
         self._lost: dict[str, tuple[facts.Member, dict[str, str]]] = {}  # the same, of members that are none any more
         self._server = Server(context, loop, f"registry-{epoch.counter}", on_open=self._opened,
                               on_parcel=self._received, on_end=self._ended)
@@ -98,7 +102,7 @@ class Registry:
         try:
             if not isinstance(parcel.message, Note):
                 raise MalformedMessage(f"a {type(parcel.message).__name__} for a registry")
-            message = facts.decode(parcel.message.body)
+            message = _checked(facts.decode(parcel.message.body))
             self._reign.receive(peer, message)
         except MalformedMessage as error:
             self._blame(peer, error)
@@ -151,8 +155,8 @@ class Registry:
         sockets = self._sockets.pop(member.id, {})
         for fact in owned:
             if isinstance(fact, facts.NodeFact):
-                sockets.update(dict.fromkeys(fact.addresses, fact.name))
-        if sockets and self._domain is not None:
+                sockets.update(dict.fromkeys(self._own(fact), fact.name))
+        if sockets and self._domain is not None and reach.same_host(member, self._here):
             self._lost[member.id] = member, sockets
             self._bury(self._domain)
 
@@ -189,6 +193,34 @@ class Registry:
 
     def _note_sockets(self, commit: facts.Commit) -> None:
         """Remember where a process's nodes listen: it may die after they have left, and before it listens no more."""
-        for fact in commit.puts if self._domain is not None else ():
-            if isinstance(fact, facts.NodeFact):
-                self._sockets.setdefault(fact.owner, {}).update(dict.fromkeys(fact.addresses, fact.name))
+        for fact in commit.puts:
+            if isinstance(fact, facts.Member) and fact.id not in self._sockets and reach.same_host(fact, self._here):
+                self._sockets[fact.id] = {}
+            elif isinstance(fact, facts.NodeFact) and (sockets := self._sockets.get(fact.owner)) is not None:
+                for address in self._own(fact):
+                    sockets[address] = fact.name
+                    if len(sockets) >= _MANY and not len(sockets) & (len(sockets) - 1):  # seldom
+                        self._sockets[fact.owner] = sockets = self._still_there(fact.owner, sockets)
+
+    def _own(self, node: facts.NodeFact) -> list[str]:
+        """Where *node* listens in the directory."""
+        return [address for address in node.addresses
+                if self._domain is not None and address.startswith(f"ipc://{self._domain.path}/")]
+
+    def _still_there(self, owner: str, sockets: dict[str, str]) -> dict[str, str]:
+        """Those of *sockets* whose nodes are in the graph, or that were not removed when they left."""
+        known = {fact.name for fact in self.log.facts.owned_by(owner) if isinstance(fact, facts.NodeFact)}
+        return {address: name for address, name in sockets.items()
+                if name in known or os.path.lexists(address.removeprefix("ipc://"))}
+
+
+def _checked(message: facts.Message) -> facts.Message:
+    """*message*, if the nodes that it proposes are at addresses; raises MalformedMessage."""
+    puts = (fact for change in message.changes for fact in change.puts) if isinstance(message, facts.Propose) else ()
+    try:
+        for fact in puts:
+            for address in fact.addresses if isinstance(fact, facts.NodeFact) else ():
+                parse(address)
+    except InvalidAddress as error:
+        raise MalformedMessage(f"a node at no address: {error}") from error
+    return message

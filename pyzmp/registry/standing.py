@@ -62,8 +62,11 @@ class Standing:
         with contextlib.ExitStack() as stack:
             stack.callback(_alone(domain).release)
             patience = GRACE if above else grace(domain)
+            stood = reach.stands(domain)
             counter, lock = domain.claim(above)
             stack.callback(lock.release)
+            if stood:  # also where this one cannot listen
+                reach.note(lock, ())
             superseded = supersession(domain, counter)
             registry = Registry(context, loop, facts.Epoch(counter, os.urandom(8).hex()), lease=LEASE, linger=None,
                                 domain=domain, domain_name=domain.name, superseded=superseded,
@@ -77,6 +80,8 @@ class Standing:
             if self._where is not None:
                 stack.callback(beacon.Sender(loop, domain.name, reached, self._where).close)
             reason = await self._until_over(registry, superseded)
+            if self._told.is_set():
+                reach.resign(lock)
             log.info("registry %d ends: %s", counter, reason)
             return max(counter, registry.later.result() if registry.later.done() else 0)
 

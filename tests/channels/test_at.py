@@ -20,18 +20,22 @@ class Lamp(pyzmp.Node):
         return True
 
 
+class Lantern(Lamp):
+    heat = pyzmp.Parameter(20)
+
+
 def test_its_attributes_are_services_of_the_node() -> None:
     service = Lamp.at("lamp").on
     assert (service.name, service.node) == ("switched", "lamp")
 
 
 def test_a_service_that_streams_is_a_stream_of_the_node() -> None:
-    class Lantern(Lamp):
+    class Beacon(Lamp):
         @pyzmp.service(name="blinked")
         def blinks(self) -> Iterator[bool]:
             yield True
 
-    stream = Lantern.at("lamp").blinks
+    stream = Beacon.at("lamp").blinks
     assert type(stream) is StreamService
     assert (stream.name, stream.node) == ("blinked", "lamp")
 
@@ -40,6 +44,13 @@ def test_a_service_that_streams_is_a_stream_of_the_node() -> None:
 def test_it_has_channels_only(attribute: str) -> None:
     with pytest.raises(AttributeError, match=f"Lamp declares no channel '{attribute}'; it has on"):
         getattr(Lamp.at("lamp"), attribute)
+
+
+def test_nothing_of_it_is_assigned() -> None:
+    with pytest.raises(AttributeError, match=r"'heat' of <Lantern at 'lamp'> cannot be .*; write ….heat.set\(…\)"):
+        Lantern.at("lamp").heat = 3  # type: ignore[misc]
+    with pytest.raises(AttributeError, match="'on' of <Lamp at 'lamp'> cannot be assigned; it has channels only"):
+        Lamp.at("lamp").on = None
 
 
 def test_it_can_be_sent() -> None:

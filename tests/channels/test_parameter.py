@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import pickle
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 
 import pyzmp
 from pyzmp.channels.parameter import Parameter
-from pyzmp.exceptions import CannotTravel, InvalidAnnotation
+from pyzmp.exceptions import CannotTravel, DeadlockError, InvalidAnnotation
 from pyzmp.protocol.facts import VALUE
 
 
@@ -306,3 +307,53 @@ def test_a_class_that_is_no_node_may_have_some_for_one_that_is() -> None:
     assert warm.heat == 2.0
     assert isinstance(Both.heat, Parameter)
     assert Both("both").heat == 1.0
+
+
+def test_the_period_of_a_timer_below_is_any_number_above() -> None:
+    class Plain(pyzmp.Node):
+        gap = pyzmp.Parameter(1.0)
+
+    class Timed(Plain):
+        @pyzmp.every(Plain.gap)
+        def tick(self) -> None: ...
+
+    plain, timed = Plain("plain"), Timed("timed")
+    plain.gap = 0.0
+    with pytest.raises(ValueError, match="positive, finite"):
+        timed.gap = 0.0
+    assert repr(Timed.at("timed").gap) == f"<Parameter {Timed.__qualname__}.gap: float of 'timed'>"
+    assert pickle.loads(pickle.dumps(Oven.at("oven").heat)).timed is False
+
+
+class Grilling(pyzmp.Node):
+    kind = "entity"
+    heat = pyzmp.Parameter(1.0)
+
+
+def test_on_the_loop_of_its_node_nobody_blocks() -> None:
+    async def main() -> None:
+        heat = Grilling.at("oven").heat
+        async with Grilling("oven"):
+            with pytest.raises(DeadlockError, match=r"call of heat.set\(…\) of 'oven' .* await ….aset") as raised:
+                heat.set(2.0)
+            assert raised.value.service == "heat.set"
+            with heat.watch() as values:
+                assert next(values) == 1.0
+                with pytest.raises(DeadlockError, match=r"a change of heat of 'oven' holds up .*; iterate in async"):
+                    next(values)
+                await heat.aset(3.0)
+                assert await anext(values) == 3.0
+    asyncio.run(main())
+
+
+def test_that_of_a_group_is_that_of_a_member() -> None:
+    with pyzmp.Group("kitchen", [Grilling("left"), Lights("right")]):
+        for use in (Grilling.at("kitchen").heat.get, lambda: Grilling.at("kitchen").heat.set(3.0)):
+            with pytest.raises(pyzmp.UnknownService, match=r"'kitchen' is a group, .*; ask a member, such as 'left'"):
+                use()
+        with pytest.raises(pyzmp.UnknownService, match="none of its members has 'light' either"):
+            Oven.at("kitchen").light.get()
+
+
+class Lights(pyzmp.Node):
+    kind = "entity"

@@ -54,16 +54,17 @@ class Registry:
             await self.hears.wait()
 
 
-def run(test: Callable[[Values, Any], Coroutine[Any, Any, None]]) -> None:
+def run(test: Callable[[Values, Any], Coroutine[Any, Any, None]], *, begin: bool = True) -> None:
     async def main() -> None:
         parameters, registry = parameters_of(Oven), Registry()
         given = {name: parameter.default for name, parameter in parameters.items()}
         values = Values("oven", asyncio.get_running_loop(), parameters, given)
-        publishing = asyncio.ensure_future(values.publish(registry))  # type: ignore[arg-type]
+        if begin:
+            values.begin(registry)  # type: ignore[arg-type]
         try:
             await asyncio.wait_for(test(values, registry), 20)
         finally:
-            publishing.cancel()
+            values.leave()
     asyncio.run(main())
 
 
@@ -171,3 +172,23 @@ def test_a_value_that_is_set_when_the_loop_has_ended_is_kept() -> None:
     loop.close()
     values.set("heat", 2.0)
     assert values.get("heat") == 2.0
+
+
+def test_who_waits_when_the_node_leaves_has_its_end_for_an_answer_and_nothing_more_is_told() -> None:
+    async def test(values: Values, registry: Registry) -> None:
+        registry.open.clear()
+        values.begin(registry)  # type: ignore[arg-type]
+        waiting = [asyncio.ensure_future(values.aset("heat", float(number))) for number in range(3)]
+        await asyncio.sleep(0)
+        values.leave()
+        values.set("heat", -1.0)
+        registry.open.set()
+        gone = Position(Epoch(1, ""), 99)
+        values.over(gone)
+        values.over(RegistryUnavailable("too late"))
+        assert await asyncio.gather(*waiting) == [gone] * 3
+        assert await values.aset("light", True) == gone
+        assert values.get("heat") == -1.0
+        await asyncio.sleep(0)
+        assert registry.heard == []
+    run(test, begin=False)

@@ -200,3 +200,146 @@ def test_what_a_callback_raises_is_logged(
 def test_a_callback_has_no_timeout(state: State) -> None:
     with pytest.raises(TypeError, match="a timeout is for iterating"):
         state.watch(timeout=1).call(print)
+
+
+# -- how one with a callback ends ----------------------------------------------------------------------------------
+
+
+def watching() -> bool:
+    return any(thread.name == "pyzmp-watch" for thread in threading.enumerate())
+
+
+def test_closing_waits_for_the_callback_that_runs_but_inside_of_it(
+        state: State, eventually: Callable[..., None]) -> None:
+    began, go, order = threading.Event(), threading.Event(), []
+
+    def callback(number: int) -> None:
+        began.set()
+        go.wait(10)
+        watch.close()
+        order.append("called")
+
+    def close() -> None:
+        watch.close()
+        order.append("closed")
+    watch = state.watch().call(callback)
+    assert began.wait(10)
+    closing = threading.Thread(target=close)
+    closing.start()
+    eventually(lambda: watch._closed)
+    go.set()
+    closing.join(10)
+    assert order == ["called", "closed"]
+    assert not watching()
+
+
+def test_in_a_coroutine_it_is_closed_without_holding_up_the_loop(state: State) -> None:
+    async def main() -> list[str]:
+        loop, order, began = asyncio.get_running_loop(), list[str](), asyncio.Event()
+
+        def callback(number: int) -> None:
+            loop.call_soon_threadsafe(began.set)
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(10)  # the loop goes on
+            order.append("called")
+        async with state.watch().call(callback) as watch:
+            await began.wait()
+            watch.close()
+        order.append("closed")
+        await watch.aclose()
+        async with state.watch() as other:
+            assert await anext(other) == 0
+        assert await anext(other, None) is None
+        return order
+    assert asyncio.run(main()) == ["called", "closed"]
+
+
+def test_all_end_with_the_runtime_and_make_no_other(state: State, eventually: Callable[..., None]) -> None:
+    found: list[int] = []
+    watch, iterated, blocked = state.watch().call(found.append), state.watch(), list[int]()
+    eventually(lambda: found)
+    assert next(iterated) == 0
+    thread = threading.Thread(target=lambda: blocked.extend(iterated))
+    thread.start()
+    runtime.reset()
+    thread.join(10)
+    eventually(lambda: not watching())
+    state.number = 5  # a look after the end would find it
+    assert next(iterated, None) is None
+    watch.close()
+    assert (found, blocked) == ([0], [])
+    assert not runtime.in_use()
+
+
+PROGRAM = """
+import pyzmp, threading
+from multiprocessing.util import Finalize
+from pyzmp import runtime
+
+def last():
+    left = [thread for thread in threading.enumerate() if thread.name == "pyzmp-watch"]
+    for thread in left:
+        thread.join(2)
+    print([thread for thread in left if thread.is_alive()], runtime.in_use())
+
+Finalize(None, last, exitpriority=1)
+node = pyzmp.Node("n", kind="thread")
+node.start()
+watches = [pyzmp.graph.watch(lambda graph: None if graph.epoch else print(graph)) for _ in range(3)]
+"""
+
+
+def test_the_interpreter_ends_with_callbacks_alive(script: Any) -> None:
+    result = script(PROGRAM)
+    assert (result.code, result.out, result.err) == (0, "[] False\n", "")
+
+
+def test_what_cannot_be_followed_is_told_at_once(
+        state: State, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+        eventually: Callable[..., None]) -> None:
+    with pytest.raises(TypeError, match="expected a function to call, got 3"):
+        state.watch().call(3)  # type: ignore[arg-type]
+    with caplog.at_level(logging.ERROR, "pyzmp.watch"):
+        watch = Watch("nothing", lambda here, seen: 1 // 0).call(print)
+        eventually(lambda: not watching())
+        watch.close()
+    assert caplog.messages == ["a watch of nothing for a callback raised"]
+    caplog.clear()
+    runtime.reset()
+    monkeypatch.setenv("PYZMP_TIMEOUT", "nonsense")
+    with pytest.raises(ValueError, match="PYZMP_TIMEOUT: expected a positive number of seconds, got 'nonsense'"):
+        state.watch().call(print)
+    assert not watching()
+
+
+def test_a_state_that_cannot_be_had_keeps_a_callback_from_none_later(
+        state: State, eventually: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
+    def look(here: runtime.Runtime, seen: Any) -> tuple[int, Callable[[], int]] | None:
+        found = state.look(here, seen)
+        return None if found is None else (found[0], lambda: had(found[0]))
+
+    def had(number: int) -> int:
+        if number == 1:
+            raise pyzmp.RemoteError("MalformedMessage", "no value")
+        return number
+    found: list[int] = []
+    with caplog.at_level(logging.ERROR, "pyzmp.watch"), Watch("the state", look).call(found.append):
+        eventually(lambda: found)
+        state.change(1)
+        eventually(lambda: caplog.messages)
+        state.change(2)
+        eventually(lambda: found == [0, 2])
+    caplog.clear()
+
+
+class Watching(pyzmp.Node):
+    kind = "entity"
+
+    def on_start(self) -> None:
+        self.graphs = list[Any]()
+        self.watch = pyzmp.graph.watch(self.graphs.append)
+
+
+def test_one_that_a_node_makes_ends_with_it(eventually: Callable[..., None]) -> None:
+    with Watching("watching"):
+        assert watching()
+    eventually(lambda: not watching())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -129,3 +130,38 @@ def test_one_that_ended_before_it_was_noted_is_not_kept(
         add(handle)
     monkeypatch.setattr(living, "add", late)
     assert launch(loop) not in living._handles
+
+
+def test_nobody_waits_for_the_start_of_an_entity_that_was_killed(loop: asyncio.AbstractEventLoop) -> None:
+    gate = threading.Event()
+
+    async def live(control: Control) -> None:
+        gate.wait()  # holds up the loop
+        control.ready()
+        await asyncio.sleep(60)
+    handle = EntityLauncher(loop).launch(live, name="n")
+    handle.kill()
+    with pytest.raises(StartError, match="'n' was told to stop before it was ready"):
+        handle.wait_ready(60)
+    gate.set()
+    assert handle.join(5)
+    assert handle.exitcode == 1
+
+
+def test_a_start_that_is_given_up_on_its_loop_says_nothing() -> None:
+    said: list[Any] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: said.append(context))
+        handle = EntityLauncher(loop).launch(body(error=ValueError("late"), ready=False), name="n")
+        waiting = asyncio.ensure_future(handle.await_ready(60))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        handle.request_stop()
+        assert await handle.ajoin(5)
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    asyncio.run(main())
+    gc.collect()
+    assert said == []

@@ -113,3 +113,13 @@ for body in good, deaf:
 """, strict=True)
     assert (result.code, result.out, result.err) == (0, "stopped\n", "")
     assert result.seconds < 3
+
+
+def test_nobody_waits_for_the_start_of_a_thread_that_was_killed() -> None:
+    gate = threading.Event()
+    handle = launch(lambda control: gate.wait() and None)
+    handle.kill()
+    with pytest.raises(StartError, match="'n' was told to stop before it was ready"):
+        handle.wait_ready(60)
+    gate.set()
+    assert handle.join(5)

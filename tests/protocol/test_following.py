@@ -32,7 +32,7 @@ def test_it_says_first_what_it_knows_of_others_and_observers_do_too() -> None:
     for member in (False, True):
         bench = Bench(member=member).knows(A, B, KITCHEN, ServiceFact("kitchen", "x", "b"))
         assert bench.following.hear(Beat(AFTER), 1.0) is False
-        assert bench.said == [*(["introduced"] if member else []), Hold((B, KITCHEN)), Follow(HERE)]
+        assert bench.said == [*(["introduced"] if member else []), Hold((B, KITCHEN), "home"), Follow(HERE)]
 
 
 def test_in_the_epoch_that_it_knows_it_only_asks_for_what_is_missing() -> None:
@@ -86,7 +86,7 @@ def test_a_later_epoch_that_comes_in_time_is_followed_from_what_is_known() -> No
         bench.following.hear(Beat(BEFORE), 1.0)
     bench.following.open()
     bench.following.hear(Beat(AFTER), 1.0)
-    assert bench.said[1:] == [Hold((B, KITCHEN)), Follow(HERE)]
+    assert bench.said[1:] == [Hold((B, KITCHEN), "home"), Follow(HERE)]
 
 
 def test_a_silent_registry_is_not_followed_any_more_by_members() -> None:
@@ -109,3 +109,12 @@ def test_who_takes_part_later_introduces_itself_then() -> None:
     bench.following.hear(Beat(HERE), 1.0)
     bench.following.take_part()
     assert bench.said == [Follow(None), "introduced"]
+
+
+def test_one_that_refuses_for_the_second_time_goes_on_doing_so_whatever_others_say_meanwhile() -> None:
+    following = Bench().following
+    said = [following.failed(*failure) for failure in (
+        ("tcp://a", "refused: no"), ("tcp://b", "nobody listens"), ("tcp://b", "nobody listens"),
+        ("tcp://a", "refused: no"), ("tcp://b", "refused: no"), ("tcp://a", "nobody listens"),
+        ("tcp://a", "refused: no"), ("tcp://b", "refused: another reason"))]
+    assert said == [False, False, False, True, False, False, False, False]

@@ -5,6 +5,7 @@ from msgspec.structs import replace
 
 from pyzmp.exceptions import AnnouncementRefused
 from pyzmp.protocol.facts import (
+    LONG,
     Beat,
     Change,
     Commit,
@@ -15,6 +16,8 @@ from pyzmp.protocol.facts import (
     Position,
     ServiceFact,
     Snapshot,
+    decode,
+    encode,
 )
 from pyzmp.protocol.graph import TAIL, Log, Outcome, View, run_by
 
@@ -98,6 +101,53 @@ def test_a_fact_is_changed_by_its_owner_only(change: Change) -> None:
     _, (refusal,) = log.propose(B, [change])
     assert isinstance(refusal.error(), AnnouncementRefused)
     assert [fact for fact in log.facts.all() if fact != B] == before
+
+
+def test_a_part_is_not_left_behind_where_its_node_was() -> None:
+    log = a_log()
+    announce(log, A, node("kitchen", A))
+    _, (refusal,) = log.propose(A, [Change((service("kitchen", "evil", A),), (("node", "kitchen"),))])
+    assert isinstance(refusal.error(), AnnouncementRefused)
+    log.facts.change([service("hall", "evil", A)])  # wherever it may come from
+    commit = announce(log, B, node("hall", B), service("hall", "x", B))
+    assert commit.deletes == (("service", "hall", "evil"),)
+    assert log.facts.providers("evil") == ()
+    assert len(log.facts.providers("x")) == 1
+
+
+def test_a_node_in_one_group_twice_is_refused() -> None:
+    log = a_log()
+    _, (refusal,) = log.propose(A, [Change((node("kitchen", A, groups=("house", "house")),))])
+    assert "in one group twice: house, house" in str(refusal.error())
+    assert log.facts.nodes() == []
+
+
+def test_a_commit_is_never_larger_than_a_follower_reads() -> None:
+    log, view = a_log(), View()
+    view.load(next(log.snapshot()))
+    names = [f"{number:04}{'n' * 200}" for number in range(2000)]
+    changes = [Change((node(name, A, cls="c" * 900), service(name, "x", A))) for name in names]
+    log.propose(A, changes)
+    put = log.since(Position(log.position.epoch, 0))
+    log.join(A)
+    before = log.position
+    log.propose(A, complete=True)
+    deleted = log.since(before)
+    assert put is not None
+    assert deleted is not None
+    assert len(put) > 1
+    assert len(deleted) > 1
+    assert sum(len(commit.deletes) for commit in deleted) == len(names), "a node takes its parts with it"
+    for commit in (*put, *deleted):
+        assert decode(encode(commit)) == commit
+        assert view.apply(commit) is Outcome.APPLIED
+    assert view.facts.all() == log.facts.all() == [A]
+
+
+def test_a_fact_that_no_follower_could_read_is_refused() -> None:
+    log = a_log()
+    _, (refusal,) = log.propose(A, [Change((node("kitchen", A, addresses=("x" * LONG,) * 50),))])
+    assert "node 'kitchen' is too large" in str(refusal.error())
 
 
 def test_a_registration_gets_its_incarnation_and_an_update_keeps_it() -> None:
@@ -232,6 +282,10 @@ def test_a_name_is_not_taken_by_saying_that_it_was_registered_later() -> None:
     for incarnation in ((1, 9), (2, 9), (3, 1)):
         _, refusals = log.propose(B, [Change((node("kitchen", B, incarnation=incarnation),))])
         assert len(refusals) == 1
+    announce(log, B, node("hall", B, incarnation=(3, 1)))
+    hall = log.facts.node("hall")
+    assert hall is not None
+    assert hall.incarnation == (2, log.position.version), "nobody was registered in the future"
 
 
 def test_a_new_node_does_not_take_a_name_that_is_held() -> None:
@@ -244,6 +298,17 @@ def test_a_new_node_does_not_take_a_name_that_is_held() -> None:
     new.release("a")
     assert new.reserved(node("kitchen", B)) is None
     assert announce(new, B, node("kitchen", B))
+
+
+def test_who_is_out_of_the_graph_can_be_forgotten() -> None:
+    log = a_log()
+    log.propose(B, complete=True)
+    for number in range(9):
+        log.propose(replace(A, id=f"a{number}"), complete=True)
+        log.drop(f"a{number}")
+    log.forget()
+    assert log.hold([A, B]) == {"a"}
+    assert log._settled == {"b"}
 
 
 def test_a_doubted_member_is_known_as_such_by_every_view_and_since_when() -> None:

@@ -84,6 +84,15 @@ def test_a_group_has_the_services_of_those_in_it() -> None:
     assert set(facts.services()) == {"x"}
 
 
+def test_a_node_that_is_in_a_group_twice_leaves_it_once() -> None:
+    facts = Facts()
+    facts.change([node("kitchen", A, groups=("house", "house")), service("kitchen", "x", A)])
+    facts.change(deletes=[("node", "kitchen")])
+    assert len(facts) == 0
+    assert facts.members("house") == []
+    assert facts.services() == {}
+
+
 def test_what_belongs_to_a_node_is_found_and_goes_with_it() -> None:
     facts = Facts()
     parts = [service("kitchen", "x", A), ParameterFact("kitchen", "rate", "a", b"1"),

@@ -151,6 +151,77 @@ def test_a_name_whose_owner_is_gone_is_given_then() -> None:
     assert bench.answered("observer")
 
 
+def test_what_waits_for_others_after_the_grace_makes_nobody_look_all_the_time() -> None:
+    bench = Bench(grace=1.0)
+    bench.says("observer", Hold((B, node("kitchen", B, incarnation=(1, 4)))), Follow(BEFORE))
+    bench.joins("a", A, node("kitchen", A))
+    bench.after(2)
+    assert Settled not in bench.kinds("a")
+    assert bench.reign.next_look() > 1
+
+
+def of(member: Member, key: str) -> Member:
+    """The member as somebody with that key."""
+    return replace(member, id=f"{member.id}{facts.proof(key)}")
+
+
+def claims(bench: Bench, member: Member, key: str, incarnation: tuple[int, int]) -> None:
+    """The member says that it had the kitchen in the epoch before."""
+    who = of(member, key)
+    bench.says(member.id, Join(who, "home", 1), user=key)
+    bench.says(member.id, Propose(1, (Change((node("kitchen", who, incarnation=incarnation),)),), complete=True))
+
+
+def tells(bench: Bench, session: str, key: str, who: Member, incarnation: tuple[int, int]) -> None:
+    """Somebody says that *who* had it."""
+    bench.says(session, Hold((who, node("kitchen", who, incarnation=incarnation)), "home"), user=key)
+
+
+def owner(bench: Bench) -> str:
+    kitchen = bench.reign.log.facts.node("kitchen")
+    assert kitchen is not None
+    return kitchen.owner[0]
+
+
+@pytest.mark.parametrize("before", ["registered", "held"])
+def test_nobody_takes_a_name_by_saying_himself_that_he_had_it_later(before: str) -> None:
+    bench = Bench()
+    if before == "held":
+        tells(bench, "observer", "", of(A, "KEY OF A"), (1, 4))
+    else:
+        claims(bench, A, "KEY OF A", (1, 4))
+    tells(bench, "b", "KEY OF B", of(B, "KEY OF B"), (1, 99))
+    claims(bench, B, "KEY OF B", (1, 99))
+    assert not bench.names() or owner(bench) == "a"
+    claims(bench, A, "KEY OF A", (1, 4))
+    assert owner(bench) == "a"
+
+
+def test_who_had_a_name_later_gets_it_where_somebody_else_knew_of_that() -> None:
+    bench = Bench()
+    claims(bench, A, "KEY OF A", (1, 4))
+    tells(bench, "c", "KEY OF C", of(B, "KEY OF B"), (1, 9))
+    claims(bench, B, "KEY OF B", (1, 9))
+    assert owner(bench) == "b"
+
+
+def test_who_was_known_to_have_a_name_gets_it_back_from_one_who_only_says_so() -> None:
+    bench = Bench()
+    claims(bench, B, "KEY OF B", (1, 99))
+    tells(bench, "c", "KEY OF C", of(A, "KEY OF A"), (1, 4))
+    claims(bench, A, "KEY OF A", (1, 4))
+    assert owner(bench) == "a"
+
+
+@pytest.mark.parametrize(("seconds", "winner"), [(8, "b"), (9, "a")])
+def test_a_name_cannot_be_claimed_of_old_long_after_the_epoch_began(seconds: float, winner: str) -> None:
+    bench = Bench()
+    claims(bench, A, "", (1, 4))
+    bench.after(seconds)
+    claims(bench, B, "", (1, 9))
+    assert owner(bench) == winner
+
+
 def test_new_names_wait_for_the_grace_and_what_comes_after_them_too() -> None:
     bench = Bench(grace=1.0)
     bench.joins("a", A, node("kitchen", A), node("hall", A, incarnation=(1, 2)))
@@ -199,13 +270,33 @@ def test_what_comes_late_from_an_earlier_session_does_not_count() -> None:
     assert bench.reign.log.facts.get(A.key) == A
 
 
+def test_nobody_is_a_member_of_another_key_though_he_comes_first() -> None:
+    bench = Bench()
+    victim = of(A, "KEY OF A")
+    for who in (victim, A, of(A, "another key of his, which is not proved")):
+        with pytest.raises(NotAdmitted, match="of another key"):
+            bench.says(f"thief as {who.id}", Join(who, "home", 99), user="KEY OF B")
+    bench.says("a", Join(victim, "home", 1), user="KEY OF A")
+    assert bench.reign.present(victim.id)
+
+
+def test_what_was_before_is_told_by_those_of_this_domain() -> None:
+    bench = Bench()
+    with pytest.raises(MalformedMessage, match="a Hold of the domain 'work'; this registry is of 'home'"):
+        bench.says("far", Hold((B,), "work"), user="KEY")
+    assert bench.reign.log.unconfirmed == []
+    bench.says("far", Hold((B,), "home"))
+    bench.says("near", Hold((C,)))
+    assert bench.reign.log.unconfirmed == ["b", "c"]
+
+
 @pytest.mark.parametrize(("message", "said"), [
     (Join(A, "home", 2), "member 'a' of another key"),
     (Join(C, "work"), "domain 'home', and this peer of 'work'"),
 ])
 def test_who_is_not_who_he_says_or_of_another_domain_is_not_admitted(message: facts.Message, said: str) -> None:
     bench = Bench()
-    bench.says("a", Join(A, "home"), user="key of a")
+    bench.says("a", Join(A, "home"))
     with pytest.raises(NotAdmitted, match=said):
         bench.says("thief", message, user="another key")
     with pytest.raises(MalformedMessage):
@@ -216,13 +307,34 @@ def test_who_is_not_who_he_says_or_of_another_domain_is_not_admitted(message: fa
 
 
 def test_a_node_listens_with_the_key_of_its_owner() -> None:
-    bench = Bench()
-    bench.says("a", Join(A), user="KEY")
-    bench.says("a", Propose(1, (Change((node("kitchen", A, "tcp://10.0.0.1:5#KEY", "ipc:///x"),)),)))
+    bench, a = Bench(), of(A, "KEY")
+    bench.says("a", Join(a), user="KEY")
+    bench.says("a", Propose(1, (Change((node("kitchen", a, "tcp://10.0.0.1:5#KEY", "ipc:///x"),)),)))
     assert bench.names() == {"kitchen"}
     with pytest.raises(NotAdmitted, match="key of somebody else"):
-        bench.says("a", Propose(2, (Change((node("hall", A, "tcp://10.0.0.1:6#OTHER"),)),)))
+        bench.says("a", Propose(2, (Change((node("hall", a, "tcp://10.0.0.1:6#OTHER"),)),)))
     assert bench.names() == {"kitchen"}
+
+
+def test_a_change_that_takes_several_commits_is_told_with_all_of_them() -> None:
+    bench = Bench()
+    bench.says("observer", Follow())
+    bench.joins("a", A, *(replace(node(f"n{number}", A), cls="c" * 16000) for number in range(50)))
+    commits = [message for to, message in bench.said if to == "observer" and isinstance(message, Commit)]
+    assert len(commits) > 2
+    assert [commit.after for commit in commits] == list(range(len(commits)))
+    assert commits[-1].position == bench.reign.log.position
+
+
+def test_who_came_and_went_is_not_remembered_for_ever() -> None:
+    bench = Bench()
+    bench.says("observer", Hold((B, node("hall", B))))
+    bench.after(10)
+    for number in range(9):
+        bench.joins(f"s{number}", replace(A, id=f"a{number}"))
+        bench.says(f"s{number}", Leave())
+    assert bench.reign.log._settled == set()
+    assert bench.reign._vouched == {}
 
 
 def test_a_session_has_one_member_and_only_members_propose() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from pyzmp.exceptions import AnnouncementRefused, NodeExists, RegistryUnavailable
 from pyzmp.protocol import facts
-from pyzmp.protocol.facts import Change, Epoch, Member, NodeFact, Position, Refusal, ServiceFact, Settled
+from pyzmp.protocol.facts import Change, Epoch, Member, NodeFact, ParameterFact, Position, Refusal, ServiceFact, Settled
 from pyzmp.registry.announcer import Announcer
 
 ME = Member("me", "host", 1, "1")
@@ -16,7 +16,8 @@ HERE = Position(Epoch(1, "n"), 5)
 
 def node(name: str, **more: object) -> NodeFact:
     more.setdefault("cls", "m.Oven")
-    return NodeFact(name, "me", "", (), "process", "host", 1, **more)  # type: ignore[arg-type]
+    more.setdefault("addresses", ())
+    return NodeFact(name, "me", "", kind="process", host="host", pid=1, **more)  # type: ignore[arg-type]
 
 
 class Bench:
@@ -211,3 +212,16 @@ async def test_the_end_fails_who_waits_and_says_so(bench: Bench) -> None:
     assert bench.said == [facts.Leave()]
     with pytest.raises(RegistryUnavailable, match="closed"):
         await asked
+
+
+@on_a_loop
+async def test_another_value_of_what_was_announced_outlives_that_nobody_waits_for_it(bench: Bench) -> None:
+    bench.announcer.announce([node("a"), ParameterFact("a", "x", "me", b"old")])
+    bench.introduce()
+    bench.announcer.interrupt()
+    wider = node("a", incarnation=(1, 4), addresses=("tcp://here",))
+    bench.announcer.learn([node("a", incarnation=(1, 4))])
+    for fact in (ParameterFact("a", "x", "me", b"new"), wider):
+        bench.announcer.give_up(bench.announcer.announce([fact]))
+    bench.announcer.introduce()
+    assert bench.proposals()[-1].changes[0].puts == (wider, ParameterFact("a", "x", "me", b"new"))

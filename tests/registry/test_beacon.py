@@ -110,19 +110,48 @@ def test_what_is_foreign_or_malformed_is_dropped_and_counted(
     assert sum("a beacon from 127.0.0.1 was dropped" in line for line in caplog.messages) == 1
 
 
-def test_registries_that_were_heard_of_are_tried_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beacon, "MOST", 3)
-    told = [beacon.encode("home", f"tcp://10.0.0.{number}:1#{KEY}") for number in range(1, 5)]
+def told(host: str) -> tuple[str, bytes]:
+    return f"tcp://{host}:1#{KEY}", beacon.encode("home", f"tcp://{host}:1#{KEY}")
+
+
+def test_each_registry_that_was_heard_of_is_tried_some_time() -> None:
+    async def run() -> None:
+        ear = Ear("home", lambda key: True)
+        for number in range(1, 4):
+            ear.datagram_received(told(f"10.0.0.{number}")[1], (f"10.0.0.{number}", 1))
+        ear.datagram_received(told("attic")[1], ("10.0.0.4", 1))  # by a name, which it may have
+        expected = {told(host)[0] for host in ("10.0.0.1", "10.0.0.2", "10.0.0.3", "attic")}
+        tried: set[str | None] = set()
+        while tried != expected:
+            tried.add(await ear.hear(1))
+
+    asyncio.run(run())
+
+
+def test_who_tells_of_many_places_does_not_hide_the_others() -> None:
+    real, beacons = told("10.0.0.1")
 
     async def run() -> None:
         ear = Ear("home", lambda key: True)
-        for each in told[:3]:
-            ear.datagram_received(each, ("10.0.0.1", 1))
-        tried = [await ear.hear(1) for _ in range(6)]
-        assert len(set(tried[:3])) == len(set(tried[3:])) == 3
-        await ear.hear(1)
-        ear.datagram_received(told[3], ("10.0.0.1", 1))  # instead of what was tried most
-        assert await ear.hear(1) == f"tcp://10.0.0.4:1#{KEY}"
+        found = 0
+        for look in range(100):
+            ear.datagram_received(beacons, ("10.0.0.1", 1))
+            for number in range(40):
+                ear.datagram_received(told(f"10.1.{look}.{number}")[1], ("10.0.0.66", 1))
+            ear.datagram_received(beacons, ("10.0.0.66", 1))
+            assert len(ear._heard) <= 1 + beacon.FEW
+            found += await ear.hear(0) == real
+        assert found >= 75
+
+    asyncio.run(run())
+
+
+def test_no_more_than_a_number_of_places_is_kept_in_mind() -> None:
+    async def run() -> None:
+        ear = Ear("home", lambda key: True)
+        for number in range(3 * beacon.MOST):
+            ear.datagram_received(told(f"10.0.{number}.1")[1], (f"10.0.{number}.1", 1))
+        assert len(ear._heard) == beacon.MOST
 
     asyncio.run(run())
 

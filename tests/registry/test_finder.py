@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,7 +149,8 @@ def test_what_finds_a_registry_is_told_by_its_name(home: Domain) -> None:
 
 
 @pytest.mark.parametrize("text", ["paper", "tcp://10.0.0.1", "tcp://*:4242", "tcp://10.0.0.1:*", "etcd://", "etcd",
-                                  "memory://x", "beacon://kitchen", "ipc:///tmp/x", "tcp://10.0.0.1:1#key"])
+                                  "memory://x", "beacon://kitchen", "ipc:///tmp/x", "tcp://10.0.0.1:1#key",
+                                  f"tcp://{'h' * 70}:4242", "tcp://attic..house:4242"])
 def test_a_name_of_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^registry: .* names none: "):
         finders.check_registry(text)
@@ -157,6 +159,24 @@ def test_a_name_of_none_is_refused(text: str) -> None:
 def test_a_registry_is_named_by_a_text() -> None:
     with pytest.raises(TypeError, match="registry: expected a text, got 3"):
         finders.check_registry(3)
+
+
+def test_the_name_of_a_registrys_host_is_looked_up_beside_the_loop(
+        home: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def looks_up(registry: str) -> list[str]:
+        threads.append(threading.current_thread())
+        return ["10.0.0.7"]
+
+    monkeypatch.setattr("pyzmp.registry.reach.interfaces", looks_up)
+    found = finders.AtAddress(Context(), home, f"tcp://attic:1#{Keys.make().public}")
+    assert found.interfaces() == []
+    asyncio.run(found.find(0, start=False))
+    assert threads
+    assert threading.main_thread() not in threads
+    assert found.interfaces() == found.interfaces() == ["10.0.0.7"]
+    assert len(threads) == 1
 
 
 def test_who_follows_a_registry_elsewhere_removes_what_killed_nodes_of_this_host_have_left(home: Domain) -> None:

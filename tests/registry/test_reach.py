@@ -23,7 +23,7 @@ def test_a_host_is_the_same_by_its_name_and_the_space_of_its_processes() -> None
 @pytest.mark.parametrize(("address", "others"), [
     ("ipc:///tmp/node", False), ("memory://loop", False), ("inproc://loop", False), ("tcp://127.0.0.1:1", False),
     ("tcp://localhost:1", False), ("tcp://[::1]:1", False), ("tcp://10.0.0.1:1", True), ("tcp://house:1", True),
-    ("tcp://[fd00::1]:1", True)])
+    ("tcp://[fd00::1]:1", True), ("nonsense", False), ("tcp://10.0.0.1", False)])
 def test_only_tcp_beyond_loopback_reaches_other_hosts(address: str, others: bool) -> None:
     assert reach.travels(address) is others
 
@@ -35,6 +35,7 @@ def test_the_way_to_loopback_is_no_interface_for_others() -> None:
 
 def test_where_there_is_no_way_there_is_no_interface() -> None:
     assert reach.interfaces("tcp://no.such.host.invalid:4242") == []
+    assert reach.interfaces(f"tcp://{'h' * 70}:4242") == []
 
 
 def test_loopback_is_not_among_the_interfaces_of_the_host() -> None:
@@ -71,6 +72,11 @@ def test_a_listener_at_every_interface_is_announced_at_each() -> None:
     assert reach.spread("tcp://0.0.0.0:5", []) == ["tcp://0.0.0.0:5"]
     assert reach.spread("tcp://10.0.0.9:5", hosts) == ["tcp://10.0.0.9:5"]
     assert reach.spread("ipc:///tmp/x", hosts) == ["ipc:///tmp/x"]
+
+
+def test_names_are_not_looked_up_to_tell_what_is_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **more: pytest.fail("looked up"))
+    assert reach.nearest(["tcp://attic:1", "tcp://cellar:1"]) == "tcp://attic:1"
 
 
 def test_the_nearest_of_several_addresses_is_on_our_network() -> None:

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from pyzmp.exceptions import NodeExists, RegistryUnavailable
-from pyzmp.protocol.facts import Fact, NodeFact, Position, ServiceFact
+from pyzmp.protocol.facts import Fact, NodeFact, ParameterFact, Position, ServiceFact
 from pyzmp.protocol.graph import View
 from pyzmp.registry import replica as replicas
 from pyzmp.registry.domain import Domain, this_process
-from pyzmp.registry.finder import Inside, OnHost
+from pyzmp.registry.finder import Inside, Link, OnHost, Place
 from pyzmp.registry.replica import Replica
 from pyzmp.transport.context import Context
 
@@ -531,5 +531,188 @@ def test_a_registry_of_another_domain_is_told_to_who_waits_and_both_are_named() 
             here.replicas.append(stranger)
             with pytest.raises(RegistryUnavailable, match=r"registry-1: .*'home', and this process of 'work'"):
                 await stranger.announce(facts_of(stranger, "kitchen"))
+
+    asyncio.run(run())
+
+
+class Broken:
+    """A finder whose registries cannot be followed for a while, because of a mistake."""
+
+    place = "nowhere"
+    address, counter = "memory://broken", 0
+
+    def __init__(self, other: Inside, mistakes: int) -> None:
+        self.other, self.mistakes = other, mistakes
+
+    async def find(self, above: int, *, start: bool) -> Place | None:
+        self.mistakes -= 1
+        if self.mistakes > 1:
+            raise KeyError("a mistake in finding")
+        return self if self.mistakes > 0 else await self.other.find(above, start=start)
+
+    def open(self, hear: object, over: object) -> Link:
+        raise KeyError("a mistake in opening")
+
+    def interfaces(self) -> None:
+        return None
+
+    def close(self) -> None:
+        self.other.close()
+
+    def close_inherited(self) -> None:
+        pass
+
+
+def test_a_mistake_costs_one_attempt_is_told_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        async with world(inside=True) as here:
+            loop = asyncio.get_running_loop()
+            one = Replica(loop, this_process(), Broken(Inside(here.context, loop), 3))
+            here.replicas.append(one)
+            for said in ("nowhere cannot be followed: KeyError.*finding", "memory://broken cannot be.*opening"):
+                with pytest.raises(RegistryUnavailable, match=said):
+                    await one.connect(start=True)
+            await one.announce(facts_of(one, "kitchen"))
+
+    asyncio.run(run())
+    assert "a mistake in opening" in caplog.text
+
+
+class Absent(Broken):
+    async def find(self, above: int, *, start: bool) -> Place | None:
+        await asyncio.get_running_loop().create_future()
+        return None
+
+
+def test_who_looks_in_vain_leaves_nothing_and_what_is_announced_has_one_deadline(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        async with world(inside=True) as here:
+            loop = asyncio.get_running_loop()
+            one = Replica(loop, this_process(), Absent(Inside(here.context, loop), 0))
+            here.replicas.append(one)
+            for _ in range(9):
+                assert not await one.connect(start=False, timeout=0.001)
+            assert len(one._lookers) <= 1
+            left: list[float] = []
+            clock, wait_for = loop.time, asyncio.wait_for
+
+            async def connects(*, start: bool, timeout: float) -> bool:
+                monkeypatch.setattr(loop, "time", lambda: clock() + timeout)  # it takes as long as it may
+                return True
+
+            async def waits(future: asyncio.Future[Position], timeout: float) -> Position:
+                left.append(timeout)
+                return await wait_for(future, timeout)
+
+            monkeypatch.setattr(one, "connect", connects)
+            monkeypatch.setattr(asyncio, "wait_for", waits)
+            with pytest.raises(RegistryUnavailable, match="within 60 s"):
+                await one.announce(facts_of(one, "kitchen"), timeout=60)
+            assert left == [0.0]
+            monkeypatch.undo()
+
+    asyncio.run(run())
+
+
+def test_what_was_assigned_while_the_registry_was_lost_is_heard_of_by_the_next(domain: Path) -> None:
+    async def run() -> None:
+        async with world() as here:
+            replica = here.replica()
+            member = replica.member.id
+            before = ParameterFact("kitchen", "heat", member, b"old")
+            await replica.announce([*facts_of(replica, "kitchen", "x"), before])
+            os.kill(registry_pid(domain), signal.SIGSTOP)
+            with pytest.raises(RegistryUnavailable):
+                await replica.announce([ParameterFact("kitchen", "heat", member, b"new")], timeout=0.05)
+            os.kill(registry_pid(domain), signal.SIGKILL)
+            assert await replica.await_until(lambda view: replica.following and view.position.epoch.counter == 2, 10)
+            heat = replica.view.facts.parameter("kitchen", "heat")
+            assert heat is not None
+            assert heat.value == b"new"
+            assert set(replica.view.facts.services()) == {"x"}
+
+    asyncio.run(run())
+
+
+# -- those who wait ----------------------------------------------------------------------------------------------------
+
+def test_who_waited_on_a_loop_that_is_closed_keeps_nobody_from_being_told() -> None:
+    async def run() -> None:
+        async with world(inside=True) as here:
+            replica = here.replica()
+            await replica.connect(start=True)
+            other = asyncio.new_event_loop()
+
+            def wait_and_close() -> None:
+                waits.append(other.create_task(replica.await_until(lambda view: None, None)))
+                other.run_until_complete(asyncio.sleep(0))
+                other.close()
+
+            waits: list[asyncio.Task[None]] = []
+            await asyncio.to_thread(wait_and_close)
+            waits[0]._log_destroy_pending = False  # type: ignore[attr-defined]
+            told: list[int] = []
+            replica.on_change(lambda: told.append(1))
+            await replica.announce(facts_of(replica, "kitchen"))
+            assert told
+
+    asyncio.run(run())
+
+
+def test_a_callback_that_fails_is_logged_and_the_others_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        async with world(inside=True) as here:
+            replica = here.replica()
+            told: list[int] = []
+            end = replica.on_change(lambda: told[1])
+            replica.on_change(lambda: told.append(1))
+            await replica.announce(facts_of(replica, "kitchen"))
+            assert told
+            end()
+
+    with caplog.at_level("ERROR", "pyzmp.registry"):
+        asyncio.run(run())
+    assert " failed" in caplog.text
+    caplog.clear()
+
+
+def test_closing_ends_who_waits_for_a_change() -> None:
+    async def run() -> None:
+        async with world(inside=True) as here:
+            replica, looks, looked = here.replica(), list[View](), threading.Event()
+
+            def look(view: View) -> None:
+                looks.append(view)
+                looked.set()
+
+            waiting = [asyncio.create_task(replica.await_until(looks.append, None)),
+                       asyncio.create_task(asyncio.to_thread(replica.wait_until, look, None))]
+            assert await asyncio.to_thread(looked.wait, 10)
+            replica.closed = True  # as the runtime says first
+            looks.clear()
+            await replica.close()
+            assert await asyncio.wait_for(asyncio.gather(*waiting), 10) == [None, None]
+            assert looks == []
+
+    asyncio.run(run())
+
+
+def test_who_attends_without_end_has_a_registry_looked_for_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        async with world() as here:
+            replica = here.replica()
+            replica._task = asyncio.create_task(asyncio.sleep(0))  # no search but the one below
+            monkeypatch.setattr(replicas, "_GLANCE", 0.0)
+            for endless in (False, True):
+                end = replica.attend(lambda: None, endless=endless)
+                await asyncio.sleep(0)
+                replica._wanted.clear()
+                rest = asyncio.create_task(replica._rest(60.0))
+                await asyncio.wait([rest], timeout=0.05 if endless else 10)
+                assert rest.done() is not endless
+                end()
+            replica._wanted.set()
+            await rest
 
     asyncio.run(run())

@@ -167,6 +167,51 @@ def test_what_is_malformed_or_not_for_this_peer_is_counted_and_dropped(caplog: p
     assert "malformed" in caplog.text
 
 
+def test_a_node_at_no_address_is_not_taken(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        async with here() as world:
+            follower = world.follower()
+            wrong = replace(node("kitchen", follower.member), addresses=("ipc:///x", "nonsense"))
+            follower.say(facts.Join(follower.member), facts.Propose(1, (Change((wrong,)),)))
+            follower.announce("hall")
+            await follower.first(Settled)
+            assert {one.name for one in world.registry.log.facts.nodes()} == {"hall"}
+
+    asyncio.run(run())
+    assert "a node at no address: 'nonsense' is no address" in caplog.text
+
+
+def test_what_is_remembered_of_sockets_does_not_grow(domain: Path) -> None:
+    home = Domain.named("home")
+    home.make()
+    for number in range(3):
+        Path(home.path, f"node-{number}").touch()
+
+    async def run() -> None:
+        async with here(domain=home) as world:  # type: ignore[arg-type]
+            near, far = world.follower(), world.follower()
+            far.member = replace(far.member, host="elsewhere")
+            for number in range(500):
+                for one in (near, far):
+                    made = replace(node("kitchen", one.member), name=f"{one.member.host}{number}", addresses=(
+                        f"ipc://{home.path}/node-{number}", f"ipc:///elsewhere/node-{number}", "tcp://10.0.0.1:1"))
+                    one.say(facts.Join(one.member), facts.Propose(number, (Change((made,)),)),
+                            facts.Propose(number, (Change(deletes=(made.key,)),)))
+            for one in (near, far):
+                one.say(facts.Propose(500, ()))
+                await one.until(lambda came: came and isinstance(came[-1], Settled) and came[-1].id == 500)
+            sockets = world.registry._sockets
+            assert set(sockets) == {near.member.id}
+            assert 3 <= len(sockets[near.member.id]) < 100
+            assert {f"ipc://{home.path}/node-{number}" for number in range(3)} <= set(sockets[near.member.id])
+            for one in (near, far):
+                one.say(facts.Leave())
+                await one.until(lambda came: came and isinstance(came[-1], Settled) and came[-1].id == 0)
+            assert set(world.registry._lost) == {near.member.id}
+
+    asyncio.run(run())
+
+
 def test_who_says_what_is_not_for_him_to_say_is_named(caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
         async with here() as world:

@@ -15,7 +15,7 @@ import pytest
 
 from pyzmp.exceptions import InvalidAddress, RegistryUnavailable
 from pyzmp.protocol import facts
-from pyzmp.registry import keys
+from pyzmp.registry import keys, reach
 from pyzmp.registry.domain import Domain, this_process
 from pyzmp.registry.finder import AtAddress, ByBeacon, OnHost
 from pyzmp.registry.replica import Replica
@@ -47,7 +47,7 @@ async def standing(home: Domain, *binds: str, where: tuple[str, int] | None = No
 @asynccontextmanager
 async def member(home: Domain, finder: Any) -> AsyncIterator[Replica]:
     context = Context(lambda: keys.security(home))
-    replica = Replica(asyncio.get_running_loop(), this_process(), finder(context), home.name)
+    replica = Replica(asyncio.get_running_loop(), this_process("", context.public_key()), finder(context), home.name)
     try:
         yield replica
     finally:
@@ -89,6 +89,38 @@ def test_members_come_from_its_own_host_and_from_others(home: Domain) -> None:
     asyncio.run(run())
     assert Path(home.path, "registry-1.lock").exists()
     assert not Path(home.path, "registry-1").exists()
+
+
+def lose(home: Domain) -> None:
+    """As if the standing registry had been killed: its lock is free, and nothing was written."""
+    counter, lock = home.claim(0)
+    reach.note(lock, ["10.0.0.1"])
+    lock.release()
+    assert home.counters() == [counter]
+
+
+def test_one_that_is_lost_is_not_replaced_by_members_on_its_host(home: Domain) -> None:
+    home.make()
+    lose(home)
+
+    async def run() -> None:
+        async with member(home, lambda context: OnHost(context, home)) as near:
+            with pytest.raises(RegistryUnavailable, match=r"several hosts is gone.*start it again with pyzmp registry"):
+                await near.announce([node(near, "lamp")], timeout=0.1)
+            assert home.counters() == [1]
+            with pytest.raises(InvalidAddress):
+                await Standing(home, ["tcp://nowhere.invalid:1"], None, print).serve()
+            assert await near._finder.find(0, start=True) is None, "nor where it could not be started again"
+            async with standing(home):
+                await near.announce([node(near, "lamp")])
+                assert near.view.position is not None
+                assert near.view.position.epoch.counter == 3
+                place = await near._finder.find(3, start=True)  # as after it was stopped for a while
+                assert place is not None
+                assert place.counter == 3
+            await so(lambda: near.following and near.view.position and near.view.position.epoch.counter == 4)
+
+    asyncio.run(run())
 
 
 def test_it_is_found_by_its_beacon(home: Domain) -> None:
