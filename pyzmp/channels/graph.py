@@ -149,7 +149,9 @@ class Graph(msgspec.Struct, frozen=True):
         return _found(self.nodes, name, f"among the {len(self.nodes)} that are known", "node")
 
     def providers(self, service: str) -> tuple[GraphNode, ...]:
-        """The nodes that provide a service of that name."""
+        """The nodes that provide a service of that name, whatever their class."""
+        if not isinstance(service, str):
+            raise TypeError(f"providers() takes the name of a service, got {service!r}; write service.name")
         return tuple(self.node(found.node) for found in self.services if found.name == service)
 
     def members(self, group: str) -> tuple[GraphNode, ...]:
@@ -193,6 +195,8 @@ def _at(among: Sequence[N], name: str) -> N | None:
 
 
 def _found(among: Sequence[N], name: str, where: str, what: str) -> N:
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a {what} is a str, got {name!r}")
     found = _at(among, name)
     if found is None:
         text = unknown(name, [each.name for each in among], where).replace("nobody provides", f"there is no {what}", 1)

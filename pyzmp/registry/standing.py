@@ -102,7 +102,8 @@ class Standing:
     def _tell(self, counter: int, reached: Sequence[str]) -> None:
         """Say where it is, the first time."""
         say, self._say = self._say, lambda line: None
-        say(f"registry {counter} of domain {self._domain.name!r} serves; other hosts reach it with")
+        whom = "other hosts reach it" if any(map(reach.travels, reached)) else "only programs on this host reach it,"
+        say(f"registry {counter} of domain {self._domain.name!r} serves; {whom} with")
         for place in reached:
             say(f"  PYZMP_REGISTRY='{place}'")
 

@@ -390,6 +390,6 @@ def _check_path(address: Address) -> None:
 
 
 def _bind_error(address: Address, error: zmq.ZMQError) -> AddressInUse | InvalidAddress:
-    if error.errno in (errno.EINVAL, errno.ENODEV, zmq.EPROTONOSUPPORT):
-        return InvalidAddress(f"{address} cannot be bound: {error.strerror}")
-    return AddressInUse(error.errno, f"{address} cannot be bound: {error.strerror}")
+    if error.errno in (errno.EINVAL, errno.ENODEV, errno.EADDRNOTAVAIL, zmq.EPROTONOSUPPORT):
+        return InvalidAddress(f"{address.endpoint} cannot be bound: {error.strerror}")
+    return AddressInUse(error.errno, f"{address.endpoint} cannot be bound: {error.strerror}")

@@ -91,6 +91,16 @@ def test_its_names_are_looked_up() -> None:
             look()
 
 
+def test_what_is_no_name_is_refused() -> None:
+    found = graph_of(View())
+    for look, sentence in (
+            (lambda: found.node(3), "the name of a node is a str, got 3"),  # type: ignore[arg-type]
+            (lambda: found.topic(None), "the name of a topic is a str, got None"),  # type: ignore[arg-type]
+            (lambda: found.providers(Lamp.on), "name of a service, got <Service on")):  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=sentence):
+            look()
+
+
 def test_it_is_shown_for_people() -> None:
     assert repr(pyzmp.graph) == "<pyzmp.graph>"
     nothing = graph_of(View(), stale_since=1.0)

@@ -34,7 +34,8 @@ def started(script: Any, *options: str) -> Any:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_says_how_others_reach_it_and_ends_cleanly(script: Any, number: int) -> None:
     process = started(script, "--beacon", "127.255.255.255:1025")
-    assert process.stdout.readline() == "registry 1 of domain 'house' serves; other hosts reach it with\n"
+    first = process.stdout.readline()
+    assert first == "registry 1 of domain 'house' serves; only programs on this host reach it, with\n"
     said = process.stdout.readline().strip()
     where = said.removeprefix("PYZMP_REGISTRY='").removesuffix("'")
     assert where.startswith("tcp://127.0.0.1:")

@@ -74,7 +74,7 @@ async def so(condition: Callable[[], object]) -> None:
 def test_members_come_from_its_own_host_and_from_others(home: Domain) -> None:
     async def run() -> None:
         async with standing(home) as said:
-            assert said[0] == "registry 1 of domain 'home' serves; other hosts reach it with"
+            assert said[0] == "registry 1 of domain 'home' serves; only programs on this host reach it, with"
             assert address(said).endswith(f"#{keys.export(home)}")
             without = address(said).partition("#")[0]
             async with (member(home, lambda context: OnHost(context, home)) as near,

@@ -269,7 +269,7 @@ def test_a_port_that_is_taken_is_named(context: Context, monkeypatch: pytest.Mon
 
 
 def test_an_address_of_another_host_is_named(context: Context) -> None:
-    with pytest.raises((InvalidAddress, AddressInUse), match=r"tcp://192\.0\.2\.1:4242 cannot be bound"):
+    with pytest.raises(InvalidAddress, match=r"tcp://192\.0\.2\.1:4242 cannot be bound"):
         Listener(context, parse("tcp://192.0.2.1:4242"))
 
 
