@@ -249,17 +249,22 @@ class Book:
 
     Nobody else changes it, but that all may end with the lease.  Nodes of others are in *seen*, as a transaction
     that failed has shown them; what was not shown is taken not to be there, and each transaction asks whether it is.
+
+    A request without an answer may be made long after it was made again, by an etcd that was stopped.  Each asks
+    whether the member's own key is as it was, and what ends or changes a fact puts that anew: no earlier one undoes it.
     """
 
     def __init__(self, layout: Layout, epoch: Epoch, member: Member, lease: int, own: Iterable[Stored] = ()) -> None:
         self.member = member
         self._layout, self._epoch, self._lease = layout, epoch, lease
         self.own: dict[Key, Stored] = {known.fact.key: known for known in own}
+        self.fence = True  # put it with the next transaction: who knows what was asked for before, or was refused
         self.unconfirmed: dict[Key, None] = dict.fromkeys(key for key in self.own if key != member.key)
 
     def judge(self, index: int, change: Change, seen: Mapping[Key, Stored]) -> Refusal | None:
         """Why *change* cannot be, as far as is known."""
         asker = f"pid {self.member.pid} on {self.member.host}"
+        self.fence |= bool(seen)  # what is refused now may be free when the request comes again
         for key in change.deletes:
             if anchor(key) in seen:
                 return Refusal(index, f"{_named(key)} is not for {asker} to withdraw")
@@ -278,7 +283,7 @@ class Book:
         puts, deletes = self._lists(changes)
         if not puts and not deletes:
             return None
-        anchors = dict.fromkeys(anchor(key) for key in (*puts, *deletes))
+        anchors = dict.fromkeys(anchor(key) for key in (self.member.key, *puts, *deletes))
         names = {key: text64(self._layout.fact(key)) for key in anchors}
         return {
             "compare": [self._same_epoch(), *(
@@ -299,6 +304,7 @@ class Book:
                 self.own.pop(known, None)
         for key, fact in puts.items():
             self.own[key] = Stored(_registered(fact, revision), revision, self._lease)
+        self.fence = False
         for change in changes:
             for key in (*change.deletes, *(fact.key for fact in change.puts)):
                 self.unconfirmed.pop(key, None)
@@ -332,8 +338,10 @@ class Book:
                 wanted = self._numbered(fact, known)
                 if known is None or known.fact != wanted or known.lease != self._lease:
                     puts[fact.key] = wanted
-        return puts, {key: None for key in deletes if not (key[0] != "node" and key not in self.own
-                                                          and anchor(key) in self.own)}
+        deletes = {key: None for key in deletes if key[0] == "node" or key in self.own or anchor(key) not in self.own}
+        if deletes or self.fence or any(key in self.own for key in puts):
+            puts.setdefault(self.member.key, self.member)
+        return puts, deletes
 
     def _numbered(self, fact: Fact, known: Stored | None) -> Fact:
         """A node with its incarnation, whose revision is not known before it is registered."""

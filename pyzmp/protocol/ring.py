@@ -42,11 +42,13 @@ class Verdict(enum.Enum):
 class Evidence:
     """What is known of one member: for how long its connection has been gone, by one's own count of time.
 
-    Who was stopped itself has not counted, and does not blame the others.
+    Who was stopped itself has not counted, and does not blame the others.  A member that was never *met*, as there is
+    no way to it from here, is none of this one's business, however long it does not answer; its lease decides.
     """
 
-    def __init__(self, lease: float) -> None:
+    def __init__(self, lease: float, *, met: bool = False) -> None:
         self._lease = lease
+        self.met = met  # whether it has been connected since it was last heard of otherwise
         self._cut = 0.0
         self._patience = lease / 4  # who has only just come is not doubted at once
         self._doubted = False
@@ -56,7 +58,8 @@ class Evidence:
         if gone:
             return Verdict.END
         if connected:
-            self._cut, self._patience, self._doubted = 0.0, self._lease / 4, False
+            self._cut, self._patience, self._doubted, self.met = 0.0, self._lease / 4, False, True
+        if connected or not self.met:
             return Verdict.NOTHING
         self._cut += passed
         if self._cut >= self._lease:
@@ -67,5 +70,5 @@ class Evidence:
         return Verdict.DOUBT
 
     def contradicted(self) -> None:
-        """It lives: it has said so, though not to us.  Its time begins again, and it is not doubted at once."""
-        self._cut, self._patience, self._doubted = 0.0, self._lease / 2, False
+        """It lives: it has said so, though not to us.  Its time begins again once it is connected."""
+        self._cut, self._doubted, self.met = 0.0, False, self.met and not self._cut

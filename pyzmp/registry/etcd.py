@@ -16,7 +16,6 @@ import socket
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
-from urllib.parse import unquote
 
 from pyzmp.exceptions import MalformedMessage, RegistryUnavailable
 from pyzmp.protocol import etcd, facts
@@ -24,6 +23,7 @@ from pyzmp.protocol.etcd import Json, Layout
 from pyzmp.registry import reach
 from pyzmp.registry.domain import Domain
 from pyzmp.registry.etcd_link import EtcdLink
+from pyzmp.registry.etcd_places import endpoints
 from pyzmp.registry.etcd_ring import EtcdRefused, Lease, Ring
 from pyzmp.transport.context import Context
 
@@ -34,38 +34,18 @@ try:
     from tornado.simple_httpclient import SimpleAsyncHTTPClient
     from tornado.tcpclient import TCPClient
 except ImportError as missing:
-    raise RegistryUnavailable("a registry at etcd:// needs tornado: pip install pyzmp[etcd]") from missing
+    raise RegistryUnavailable(
+        "a registry at etcd:// needs tornado: pip install 'pyzmp[etcd]', or just tornado") from missing
 
-PORT = 2379
 FINDING = 6.0  # seconds in which one of the endpoints has to answer who looks for a registry
 _CLOSED = 2.0  # seconds in which somebody has to listen at one of them: etcd may just be starting again
+_SHARE = 0.5  # of these seconds one endpoint has at least, however many there are: it may be silent, the next not
 _WAIT = 0.05  # seconds between two rounds of the endpoints
 _SIZE = 1 << 40  # bytes of an answer, at most: a watch is one that never ends
 _SILENT = 4, 14  # codes of an etcd that has no leader, or lost it meanwhile: another may answer
 _UNKNOWN = 16  # the code of a token that is none any more
 _HEADERS: Mapping[str, str] = {"Content-Type": "application/json",
                                "Grpc-Metadata-hasleader": "true"}  # no leader: no watch
-
-
-def endpoints(registry: str) -> tuple[list[str], str, str]:
-    """The ``host:port`` of each endpoint in ``etcd://[user:password@]host[:port],…``, the user and the password.
-
-    Raises ValueError, which says what is wrong.
-    """
-    login, at, places = registry.removeprefix("etcd://").rpartition("@")
-    user, colon, password = login.partition(":")
-    if at and not (user and colon):
-        raise ValueError(f"{login!r} is no user:password")
-    return [_endpoint(place) for place in places.split(",")], unquote(user), unquote(password)
-
-
-def _endpoint(place: str) -> str:
-    host, colon, port = place.rpartition(":") if not place.endswith("]") else (place, "", "")
-    if not colon:
-        host, port = place, str(PORT)
-    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise ValueError(f"{place!r} is no host:port of an etcd")
-    return f"{host}:{port}"
 
 
 class _Connections(TCPClient):
@@ -139,13 +119,15 @@ class Gateway:
         """
         loop = asyncio.get_running_loop()
         over, silences = loop.time() + timeout, dict[str, _Silence]()
-        patience = loop.time() + _CLOSED
+        patience, share = loop.time() + _CLOSED, max(_SHARE, timeout / len(self._places))
         while True:
+            asked = self.endpoint
             try:
-                return await self._post(path, body, over - loop.time())
+                return await self._post(asked, path, body, min(share, over - loop.time()))
             except _Silence as error:
-                silences[self.endpoint] = error
-            self._turn(self.endpoint)
+                silences[asked] = error
+            if self.endpoint == asked:  # else somebody who asked at the same time has turned to the next
+                self.endpoint = self._places[(self._places.index(asked) + 1) % len(self._places)]
             whole = self.endpoint == self._places[0]
             closed = len(silences) == len(self._places) and all(error.closed for error in silences.values())
             if loop.time() >= over or (closed and loop.time() >= patience):
@@ -164,15 +146,15 @@ class Gateway:
             for line in lines:
                 hear(json.loads(line))
 
-        client = self._made()
-        request = self._request("watch", body, request_timeout=0, streaming_callback=received)
+        client, asked = self._made(), self.endpoint
+        request = self._request(asked, "watch", body, request_timeout=0, streaming_callback=received)
         try:
             response = await self._fetch(client, request)
         except (OSError, _Silence) as error:
-            return f"the watch at {self.endpoint} ended: {error}"
+            return f"the watch at {asked} ended: {error}"
         finally:
             _close(client)
-        return f"{self.endpoint} ended the watch: {response.code} {rest.decode(errors='replace')[:200]}"
+        return f"{asked} ended the watch: {response.code} {rest.decode(errors='replace')[:200]}"
 
     def close(self) -> None:
         """Close every connection."""
@@ -187,23 +169,21 @@ class Gateway:
                 if not stream.closed():
                     os.close(stream.socket.fileno())
 
-    def _turn(self, silent: str) -> None:
-        self.endpoint = self._places[(self._places.index(silent) + 1) % len(self._places)]
-
     def _made(self) -> SimpleAsyncHTTPClient:
         client = SimpleAsyncHTTPClient(force_instance=True, max_clients=64, max_body_size=_SIZE)
         client.tcp_client = _Connections()
         self._clients.add(client)
         return client
 
-    async def _post(self, path: str, body: Json, timeout: float) -> Json:
+    async def _post(self, asked: str, path: str, body: Json, timeout: float, *, again: bool = True) -> Json:
+        """The answer of the endpoint *asked*.  *again*: with a new token, where it takes ours for none."""
         if self._client is None:
             self._client = self._made()
         if self._user and not self._token and path != "auth/authenticate":
             login = {"name": self._user, "password": self._password}
-            self._token = (await self._post("auth/authenticate", login, timeout))["token"]
+            self._token = (await self._post(asked, "auth/authenticate", login, timeout))["token"]
         timeout = max(0.001, timeout)
-        request = self._request(path, body, connect_timeout=timeout, request_timeout=timeout)
+        request = self._request(asked, path, body, connect_timeout=timeout, request_timeout=timeout)
         try:
             response = await self._fetch(self._client, request)
             answer = json.loads(response.body)
@@ -213,20 +193,18 @@ class Gateway:
             raise _Silence(str(error) or type(error).__name__, closed=isinstance(error, socket.gaierror)) from error
         if response.code == 200 and isinstance(answer, dict):
             return answer
-        return await self._failed(path, body, timeout, answer)
-
-    async def _failed(self, path: str, body: Json, timeout: float, answer: object) -> Json:
         code, said = (answer.get("code"), str(answer.get("message"))) if isinstance(answer, dict) else (None, "")
         if code is None or code in _SILENT:
             raise _Silence(said or "it did not say what is wrong")
         if code == _UNKNOWN and self._token:
             self._token = ""
-            return await self._post(path, body, timeout)
-        raise EtcdRefused(f"{self.endpoint} says: {said}", int(code))
+            if again:
+                return await self._post(asked, path, body, timeout, again=False)
+        raise EtcdRefused(f"{asked} says: {said}", int(code))
 
-    def _request(self, path: str, body: Json, **options: Any) -> HTTPRequest:
+    def _request(self, asked: str, path: str, body: Json, **options: Any) -> HTTPRequest:
         headers = {**_HEADERS, **({"Authorization": self._token} if self._token else {})}
-        return HTTPRequest(f"http://{self.endpoint}/v3/{path}", "POST", headers, json.dumps(body), **options)
+        return HTTPRequest(f"http://{asked}/v3/{path}", "POST", headers, json.dumps(body), **options)
 
     async def _fetch(self, client: SimpleAsyncHTTPClient, request: HTTPRequest) -> HTTPResponse:
         """As tornado; whoever stops waiting leaves it alone, as it would complain in the log."""

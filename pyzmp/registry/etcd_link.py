@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -20,13 +21,14 @@ from pyzmp.protocol import etcd, facts
 from pyzmp.protocol.etcd import Book, Json, Layout, Peer, Stored
 from pyzmp.protocol.facts import Beat, Change, Epoch, Key, Member, Position, Refusal, Settled, Snapshot
 from pyzmp.registry.domain import LEASE, is_gone
-from pyzmp.registry.etcd_ring import ANSWER, Asked, EtcdRefused, Lease, Ring, entries
+from pyzmp.registry.etcd_ring import ANSWER, Asked, EtcdRefused, Lease, Ring, entries, missed
 
 BEAT = 1.0  # seconds between two looks whether etcd answers
 _PULSE = 1.5  # seconds in which it has to: before the replica takes its registry for dead, and wants another epoch
 _PAGE = 500  # entries of one answer
 _SETTLING = 0.1  # seconds between two looks who has confirmed what it owns, after etcd's data began anew
 _CATCHING_UP = 0.3  # seconds in which a new watch has told what was before it; etcd takes a tenth
+_BEATS = 2  # after which a watch has told what was there: else its connection has gone silent
 _TRIES = 10  # of a transaction that others come before
 _NOT_FOUND, _COMPACTED = 5, 11
 
@@ -54,6 +56,8 @@ class EtcdLink:
         self._reached: int | None = None  # it is complete once it has been told up to here
         self._catching_up: asyncio.TimerHandle | None = None
         self._watched = ""
+        self._beats: deque[int] = deque(maxlen=_BEATS + 1)  # where etcd was at the last ones since the watch began
+        self._checked = 0  # up to where the watch has missed nothing
         self._queue: asyncio.Queue[facts.Message | Member] = asyncio.Queue()
         self._handlers: dict[type, Callable[[Any], Coroutine[Any, Any, None]]] = {
             facts.Join: self._join, facts.Hold: self._hold, facts.Propose: self._propose, facts.Follow: self._follow,
@@ -116,7 +120,20 @@ class EtcdLink:
                 raise _Over(f"{self._watched} did not answer, {self._gateway.endpoint} does")
             if self._book is not None and not self._leaving and not await self._lease.renewed():
                 raise _Over("the lease of this process has ended")
+            await self._check_watch(int(answer["header"]["revision"]))
             self._tell(self._where())
+
+    async def _check_watch(self, revision: int) -> None:
+        """See that the watch has told of all that was there some beats ago: a connection may be lost without a word."""
+        self._beats.append(revision)
+        position = self._position
+        if not self._watched or position is None or len(self._beats) <= _BEATS:
+            return
+        known, due = max(position.version, self._checked), self._beats[0]
+        silent = self._reached is None or (known < due and await missed(self._gateway, self._layout, known, due))
+        if silent and self._position == position:
+            raise _Over(f"the watch at {self._watched} is silent")
+        self._checked = due
 
     def _where(self) -> Beat:
         """A beat that says whether the view is complete."""
@@ -267,6 +284,7 @@ class EtcdLink:
                 await self._owners()
             self._position = await self._snapshot()
         self._watched = self._gateway.endpoint
+        self._beats.clear()
         request = {**self._layout.prefix(), "start_revision": str(self._position.version + 1)}
         ended = await self._gateway.watch({"create_request": request}, self._told)
         raise _Over(ended)

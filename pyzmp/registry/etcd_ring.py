@@ -24,6 +24,7 @@ from pyzmp.protocol.facts import Member, NodeFact
 from pyzmp.protocol.ring import Evidence, Verdict
 from pyzmp.registry import reach, remains
 from pyzmp.registry.domain import LEASE, Domain, is_gone
+from pyzmp.transport.address import parse
 from pyzmp.transport.context import Context
 from pyzmp.transport.loop import Session, session_id
 from pyzmp.transport.server import Server
@@ -35,6 +36,7 @@ _LOOK = 0.002  # seconds until the first look after a connection has ended
 _LOOK_MOST = 0.25  # and between the later ones
 _LOOK_CALM = 1.0  # and while it is there
 _MOMENT, _MOMENTS = 0.01, 50  # seconds between two looks whether a killed process listens no more, and how many
+_GREETING = 0.5  # seconds in which ZeroMQ's thread of a process that lives greets, at most
 _NOT_FOUND = 5
 
 log = logging.getLogger("pyzmp.registry")
@@ -111,9 +113,9 @@ async def revoke(gateway: Asked, lease: int) -> None:
 class _Ward:
     """One member that is looked after."""
 
-    def __init__(self, peer: Peer, address: str) -> None:
+    def __init__(self, peer: Peer, address: str, *, met: bool) -> None:
         self.peer, self.address = peer, address
-        self.evidence = Evidence(LEASE)
+        self.evidence = Evidence(LEASE, met=met)
         self.session: Session | None = None
         self.changed = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
@@ -151,6 +153,7 @@ class Ring:
         self._server: Server | None = None
         self._peers: dict[str, Peer] = {}
         self._wards: dict[str, _Ward] = {}
+        self._met: set[str] = set()  # whom a connection has been made to, which a new session need not make again
 
     def listen(self, member: Member) -> tuple[str, ...]:
         """Where *member*, this process, listens from now on."""
@@ -169,15 +172,18 @@ class Ring:
 
     def reset(self, peers: Mapping[str, Peer]) -> None:
         """These are the members."""
-        self._peers = dict(peers)
+        self._peers = {member: peer for member, peer in peers.items() if _is_readable(peer)}
+        if peers:
+            self._met &= peers.keys()
         self._choose()
 
     def update(self, peers: Mapping[str, Peer | None]) -> None:
         """Some have come, or gone (None)."""
         for member, peer in peers.items():
+            self._peers.pop(member, None)
             if peer is None:
-                self._peers.pop(member, None)
-            else:
+                self._met.discard(member)
+            elif _is_readable(peer):
                 self._peers[member] = peer
         if peers:
             self._choose()
@@ -226,11 +232,12 @@ class Ring:
         wanted = ring.watched(me.id, hosts) if me is not None else set()
         for member, ward in list(self._wards.items()):
             if member not in wanted or self._peers[member] != ward.peer:
-                self._wards.pop(member).close()
+                self._wards[member].close()
+                (self._met.add if self._wards.pop(member).evidence.met else self._met.discard)(member)
         for member in wanted - set(self._wards):
             address = self._address(self._peers[member])
             if address is not None:  # else its lease alone decides
-                ward = self._wards[member] = _Ward(self._peers[member], address)
+                ward = self._wards[member] = _Ward(self._peers[member], address, met=member in self._met)
                 ward.task = asyncio.get_running_loop().create_task(self._look_after(ward))
 
     def _address(self, peer: Peer) -> str | None:
@@ -251,8 +258,10 @@ class Ring:
                 return
             ward.changed.clear()
             now = loop.time()
-            verdict = ward.evidence.look(connected=ward.connected, gone=is_gone(member),
-                                         passed=min(now - before, assumed))
+            gone = is_gone(member)
+            verdict = ward.evidence.look(connected=ward.connected, gone=gone, passed=min(now - before, assumed))
+            if verdict is not Verdict.NOTHING and not gone and await _greets(ward.address):
+                verdict = ward.evidence.look(connected=True, gone=False, passed=0)
             pause = _LOOK_CALM if ward.connected else min(2 * pause, _LOOK_MOST)
             before, assumed = now, 2 * pause  # this process may have been stopped meanwhile
             try:
@@ -284,6 +293,40 @@ class Ring:
         return [address for node in nodes for address in node.addresses if address.startswith("ipc:")]
 
 
+def _is_readable(peer: Peer) -> bool:
+    """Whether that can be looked after; if not, it is named in the log."""
+    try:
+        for address in peer.addresses:
+            if parse(address).rest.endswith(":*"):
+                raise InvalidAddress(f"nobody listens at {address}, which names no port")
+    except InvalidAddress as error:
+        log.warning("etcd holds what is no peer, dropped: member %s: %s", peer.member.id, error)
+        return False
+    return True
+
+
+async def _greets(address: str) -> bool:
+    """Whether ZeroMQ's thread answers at a TCP *address*, as it does where Python, which CURVE needs, is held up."""
+    if parse(address).scheme != "tcp":
+        return False  # there a whole connection needs no Python
+    asking = asyncio.ensure_future(_greeting(address))
+    try:
+        await asyncio.wait({asking}, timeout=_GREETING)
+        return asking.done() and asking.exception() is None and bool(asking.result())
+    finally:
+        asking.cancel()
+
+
+async def _greeting(address: str) -> bytes:
+    """The first byte that who listens at a TCP *address* says of itself; none where it hangs up."""
+    place = parse(address)
+    reader, writer = await asyncio.open_connection(reach.host_of(place), int(place.rest.rpartition(":")[2]))
+    try:
+        return await reader.read(1)
+    finally:
+        writer.close()
+
+
 async def entries(gateway: Asked, layout: Layout, lease: int) -> list[Json]:
     """What hangs on *lease* in this domain."""
     answer = await gateway.ask("lease/timetolive", {"ID": str(lease), "keys": True}, ANSWER)
@@ -295,3 +338,14 @@ async def entries(gateway: Asked, layout: Layout, lease: int) -> list[Json]:
         answer = await gateway.ask("kv/txn", {"success": asked}, ANSWER)
         found += (kv for said in answer.get("responses", []) for kv in said["response_range"].get("kvs", []))
     return found
+
+
+async def missed(gateway: Asked, layout: Layout, known: int, due: int) -> bool:
+    """Whether anything of the domain was put or deleted after revision *known*, up to *due*."""
+    domain = layout.prefix()
+    answer = await gateway.ask("kv/txn", {"success": [
+        {"request_range": {**domain, "revision": str(due), "min_mod_revision": str(known + 1), "limit": "1",
+                           "keys_only": True}},
+        {"request_range": {**domain, "revision": str(known), "count_only": True}}]}, ANSWER)
+    now, before = (said["response_range"] for said in answer["responses"])
+    return bool(now.get("kvs")) or int(now.get("count", 0)) < int(before.get("count", 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -98,7 +99,8 @@ def check_registry(text: object) -> str:
         elif text not in ("", "memory"):
             raise ValueError(_EXPECTED)
     except ValueError as error:
-        raise ValueError(f"registry: {text!r} names none: {error}") from error
+        shown = re.sub(r"//.*@", "//…@", text)  # without a password
+        raise ValueError(f"registry: {shown!r} names none: {error}") from error
     return text
 
 

@@ -33,6 +33,8 @@ class Store:
         self.revision = 1
         self.entries: dict[bytes, Json] = {}
         self.events: list[Json] = []
+        self.asked: list[Json] = []  # by those who own something
+        self.ended: set[str] = set()  # leases
 
     def transact(self, transaction: Json) -> Json:
         succeeded = all(self._holds(compare) for compare in transaction.get("compare", []))
@@ -47,11 +49,18 @@ class Store:
         return {"header": {"revision": str(self.revision)}, "succeeded": succeeded, "responses": responses}
 
     def revoke(self, lease: int) -> None:
+        self.ended.add(str(lease))
         gone = [key for key, entry in self.entries.items() if entry.get("lease") == str(lease)]
         if gone:
             self.revision += 1
             for key in gone:
                 self._delete(key)
+
+    def repeat(self) -> None:
+        """Make all that was asked for once more, the last first; what is put on a lease that has ended is refused."""
+        for transaction in reversed(self.asked):
+            if not {one["request_put"]["lease"] for one in transaction["success"] if "request_put" in one} & self.ended:
+                self.transact(transaction)
 
     def all(self) -> list[Json]:
         return list(self.entries.values())
@@ -98,6 +107,7 @@ def make(store: Store, book: Book, changes: list[Change]) -> list[object]:
             book.made(taken, 0)
             break
         answer = store.transact(transaction)
+        store.asked.append(transaction)
         if answer["succeeded"]:
             book.made(taken, int(answer["header"]["revision"]))
             break
@@ -150,11 +160,11 @@ class Histories(RuleBasedStateMachine):
         refused = make(self.store, self.books[who], [Change(deletes=(("node", name),)) for name in names])
         assert len(refused) == sum(any(("node", name) in other.own for other in others) for name in names)
 
-    @rule(who=st.integers(0, 2), service=st.sampled_from("xyz"), there=st.booleans())
-    def change_a_service(self, who: int, service: str, there: bool) -> None:
+    @rule(who=st.integers(0, 2), service=st.sampled_from("xyz"), there=st.booleans(), text=st.sampled_from("12"))
+    def change_a_service(self, who: int, service: str, there: bool, text: str) -> None:
         book = self.books[who]
         for key in [key for key in book.own if key[0] == "node"]:
-            fact = ServiceFact(key[1], service, book.member.id)
+            fact = ServiceFact(key[1], service, book.member.id, text=text)
             assert not make(self.store, book, [Change((fact,)) if there else Change(deletes=(fact.key,))])
 
     @rule(who=st.integers(0, 2))
@@ -173,9 +183,15 @@ class Histories(RuleBasedStateMachine):
         for key in nodes[:1]:  # confirms one of them, as it is; what it does not confirm ends
             parts = tuple(new.own[one].fact for one in new.own if one == key or one[1:2] == key[1:])
             assert not make(self.store, new, [Change((new.member,)), Change(parts)])
-        assert self.store.revision == revision
+        assert {event["kv"]["key"] for event in self.store.events if int(event["kv"]["mod_revision"]) > revision} <= {
+            text64(LAYOUT.fact(new.member.key))}
         make(self.store, new, [Change(deletes=tuple(new.unconfirmed))])
         assert {key for key in new.own if key[0] == "node"} == set(nodes[:1])
+
+    @rule()
+    def get_every_request_once_more(self) -> None:
+        """Which were lost on their way, made again at another member of the cluster, and found."""
+        self.store.repeat()
 
     @rule(who=st.integers(0, 2), share=st.integers(1, 5))
     def follow(self, who: int, share: int) -> None:
@@ -340,6 +356,36 @@ def test_what_follows_from_another_change_is_in_a_later_transaction() -> None:
     assert list(etcd.batches([service, Change((ServiceFact("a", "y", "id"),))])) == [range(2)]
 
 
+def test_a_request_that_is_made_again_much_later_undoes_nothing() -> None:
+    store = Store()
+    store.transact(etcd.epoch_change(LAYOUT, None, Epoch(1, "c-1")))
+    one, other = (Book(LAYOUT, Epoch(1, "c-1"), member(number), number) for number in (1, 2))
+
+    def facts() -> dict[Key, str]:
+        store.repeat()
+        return {known.fact.key: getattr(known.fact, "text", "") for known in etcd.sorted_out(LAYOUT, store.all())[0]}
+
+    make(store, other, [Change((other.member,)), Change((node("b", "id2"),))])
+    make(store, one, [Change((one.member,))])
+    make(store, one, [Change((node("a", "id1"),))])
+    make(store, one, [Change(deletes=(("node", "a"),))])
+    assert ("node", "a") not in facts()
+    make(store, one, [Change((node("a", "id1"),))])
+    make(store, one, [Change((ServiceFact("a", "x", "id1", text="one"),))])
+    make(store, one, [Change((ServiceFact("a", "x", "id1", text="two"),))])
+    assert facts()["service", "a", "x"] == "two"
+    assert make(store, one, [Change((node("b", "id1"),))])  # refused
+    make(store, other, [Change(deletes=(("node", "b"),))])
+    assert ("node", "b") not in facts()
+    make(store, one, [Change(deletes=(("node", "a"),))])
+    lost = one.transaction([Change((node("c", "id1"),))])
+    assert lost is not None
+    one = Book(LAYOUT, Epoch(1, "c-1"), member(1), 1, [one.own[one.member.key]])  # of a new session
+    make(store, one, [Change((one.member,))])
+    store.asked.append(lost)
+    assert facts().keys() == {one.member.key, other.member.key}
+
+
 def test_what_is_changed_is_put_again_and_what_is_not_is_left_alone() -> None:
     store = Store()
     store.transact(etcd.epoch_change(LAYOUT, None, Epoch(1, "c-1")))
@@ -359,4 +405,4 @@ def test_what_is_changed_is_put_again_and_what_is_not_is_left_alone() -> None:
     later = Book(LAYOUT, Epoch(1, "c-1"), member(1), 8, etcd.sorted_out(LAYOUT, store.all())[0])
     assert not make(store, later, [Change((known["node", "a"],))])  # hangs on the new lease now
     assert {one.fact.key: one.lease for one in etcd.sorted_out(LAYOUT, store.all())[0]} == {
-        ("node", "a"): 8, ("service", "a", "x"): 7}
+        ("member", "id1"): 8, ("node", "a"): 8, ("service", "a", "x"): 7}

@@ -38,23 +38,39 @@ def looks(evidence: Evidence, count: int) -> list[Verdict]:
 
 
 def test_who_is_cut_off_is_doubted_once_and_gone_after_the_lease() -> None:
-    found = looks(Evidence(4.5), 9)
+    found = looks(Evidence(4.5, met=True), 9)
     assert found.count(Verdict.DOUBT) == 1
     assert found.index(Verdict.DOUBT) < 4
     assert found.index(Verdict.END) == 8
 
 
 def test_a_connection_that_is_back_begins_anew() -> None:
-    evidence = Evidence(4.5)
+    evidence = Evidence(4.5, met=True)
     assert Verdict.END not in looks(evidence, 8)
     evidence.look(connected=True, gone=False, passed=0.5)
-    assert looks(evidence, 9) == looks(Evidence(4.5), 9)
+    assert looks(evidence, 9) == looks(Evidence(4.5, met=True), 9)
 
 
-def test_who_contradicts_lives_and_is_asked_again_after_a_while() -> None:
+def test_who_was_never_connected_is_left_to_its_lease() -> None:
     evidence = Evidence(4.5)
+    assert set(looks(evidence, 100)) == {Verdict.NOTHING}
+    evidence.look(connected=True, gone=False, passed=0.5)
+    assert looks(evidence, 9)[-1] is Verdict.END
+
+
+def test_who_contradicts_lives_and_is_doubted_again_once_it_was_connected() -> None:
+    evidence = Evidence(4.5, met=True)
     for _ in range(5):
         found = looks(evidence, 7)
         assert found.count(Verdict.DOUBT) == 1
         assert Verdict.END not in found
         evidence.contradicted()
+        assert set(looks(evidence, 100)) == {Verdict.NOTHING}
+        evidence.look(connected=True, gone=False, passed=0.5)
+
+
+def test_a_word_of_one_that_is_connected_changes_nothing() -> None:
+    evidence = Evidence(4.5, met=True)
+    evidence.look(connected=True, gone=False, passed=0.5)
+    evidence.contradicted()
+    assert looks(evidence, 9)[-1] is Verdict.END

@@ -154,6 +154,8 @@ class Wire:
         self._server = server
         self._listener: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._watches: set[asyncio.StreamReader] = set()
+        self._hushed: set[asyncio.StreamReader] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = free_ports(1)[0]
 
@@ -171,9 +173,17 @@ class Wire:
             writer.transport.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def hush(self) -> None:
+        """Let nothing more through of what the watches there are tell; nobody is told."""
+        self._hushed |= self._watches
+
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self._server.port)
         self._writers |= {writer, back}
+        first = await reader.read(1 << 16)
+        back.write(first)
+        if first.startswith(b"POST /v3/watch"):
+            self._watches.add(there)
         for one, other in ((reader, back), (there, writer)):
             task = asyncio.get_running_loop().create_task(self._pump(one, other))
             self._tasks.add(task)
@@ -181,7 +191,8 @@ class Wire:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(1 << 16):
-                writer.write(data)
+                if reader not in self._hushed:
+                    writer.write(data)
                 await writer.drain()
         writer.close()
 

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -63,6 +64,15 @@ async def sees(replica: Replica, *expected: str) -> None:
         return names(view) == set(expected) and replica.following
 
     assert await replica.await_until(there, SOON), (names(replica.view), replica.following)
+
+
+async def looks_after(replica: Replica, count: int) -> None:
+    """Wait until it has connections to as many others."""
+    over = time.monotonic() + SOON
+    assert isinstance(replica._finder, Etcd)
+    while sum(ward.evidence.met for ward in replica._finder.ring._wards.values()) < count:
+        assert time.monotonic() < over
+        await asyncio.sleep(0.01)
 
 
 def prefix() -> str:

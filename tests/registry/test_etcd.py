@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from pyzmp.exceptions import RegistryUnavailable
-from pyzmp.registry.etcd import endpoints
+from pyzmp.registry.etcd import Gateway
+from pyzmp.registry.etcd_ring import EtcdRefused
 from tests.registry.etcd_server import Server, free_ports
-from tests.registry.etcd_world import facts_of, sees, world
+from tests.registry.etcd_world import SOON, facts_of, sees, world
 
 
 def test_the_next_endpoint_is_asked_where_one_is_dead(server: Server) -> None:
@@ -22,6 +25,44 @@ def test_the_next_endpoint_is_asked_where_one_is_dead(server: Server) -> None:
             await sees(one, "n0", "n1")
 
     asyncio.run(run())
+
+
+def test_an_endpoint_that_is_silent_leaves_time_for_the_next(server: Server) -> None:
+    async def run() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as stopped:  # the system takes connections, and nobody answers
+            silent = f"127.0.0.1:{stopped.getsockname()[1]}"
+            gateway = Gateway([*(f"127.0.0.{number}:1" for number in range(2, 50)), silent, server.place])
+            gateway.endpoint = silent
+            await gateway.ask("kv/range", {"key": "eA=="}, SOON)
+            assert gateway.endpoint == server.place
+            gateway.close()
+
+    asyncio.run(run())
+
+
+def test_those_who_ask_at_once_turn_to_the_next_endpoint_together(server: Server) -> None:
+    asked = []
+
+    async def run() -> None:
+        both = asyncio.Event()
+
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append(await reader.readline())
+            if len(asked) == 2:
+                both.set()
+            await both.wait()
+            writer.close()
+
+        listener = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        failing = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        gateway = Gateway([failing, server.place])
+        gateway.endpoint = failing
+        await asyncio.gather(*(gateway.ask("kv/range", {"key": "eA=="}, SOON) for _ in range(2)))
+        gateway.close()
+        listener.close()
+
+    asyncio.run(run())
+    assert len(asked) == 2
 
 
 def test_endpoints_where_nobody_listens_are_named() -> None:
@@ -56,24 +97,33 @@ def test_users_and_passwords_are_asked_for(own: Server) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize(("registry", "expected"), [
-    ("etcd://a", ["a:2379"]),
-    ("etcd://a:1,b.c:22,10.0.0.1", ["a:1", "b.c:22", "10.0.0.1:2379"]),
-    ("etcd://[::1]:5,[fe80::1]", ["[::1]:5", "[fe80::1]:2379"]),
-])
-def test_endpoints_are_hosts_with_ports(registry: str, expected: list[str]) -> None:
-    assert endpoints(registry) == (expected, "", "")
+def test_a_token_that_is_refused_again_when_new_is_an_answer() -> None:
+    paths = []
 
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readline():
+            paths.append(head.split()[1].decode())
+            length = 0
+            while (line := await reader.readline()).strip():
+                length = int(line.split()[1]) if line.lower().startswith(b"content-length") else length
+            await reader.readexactly(length)
+            answer = {"token": "t"} if paths[-1].endswith("authenticate") else {"code": 16, "message": "no token"}
+            body = json.dumps(answer).encode()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) if "token" in answer else
+                         b"HTTP/1.1 401 No\r\nContent-Length: %d\r\n\r\n" % len(body))
+            writer.write(body)
+        writer.close()
 
-def test_a_user_may_have_any_signs() -> None:
-    assert endpoints("etcd://me:a%40b:c@h:1") == (["h:1"], "me", "a@b:c")
+    async def run() -> None:
+        listener = await asyncio.start_server(refuse, "127.0.0.1", 0)
+        gateway = Gateway([f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"], "me", "secret")
+        with pytest.raises(EtcdRefused, match="no token"):
+            await gateway.ask("kv/range", {}, SOON)
+        gateway.close()
+        listener.close()
 
-
-@pytest.mark.parametrize("registry", ["etcd://", "etcd://a:b", "etcd://a:0", "etcd://a:70000", "etcd://a,,b",
-                                      "etcd://a/b", "etcd://me@a"])
-def test_what_is_no_endpoint_is_refused(registry: str) -> None:
-    with pytest.raises(ValueError, match="is no"):
-        endpoints(registry)
+    asyncio.run(run())
+    assert paths == ["/v3/auth/authenticate", "/v3/kv/range"] * 2
 
 
 def test_without_tornado_the_way_to_it_is_said(script: Callable[..., Any]) -> None:
@@ -88,7 +138,7 @@ def test_without_tornado_the_way_to_it_is_said(script: Callable[..., Any]) -> No
         except ConnectionError as error:
             print(error)
     """.replace("\n        ", "\n"))
-    assert "pip install pyzmp[etcd]" in result.out, result
+    assert "pip install 'pyzmp[etcd]'" in result.out, result
 
 
 APPLICATION = """

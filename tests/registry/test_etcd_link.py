@@ -4,10 +4,16 @@ import asyncio
 import logging
 import os
 import shutil
+import time
 
+import msgspec
 import pytest
 
 from pyzmp.exceptions import NodeExists, RegistryUnavailable
+from pyzmp.protocol.etcd import Peer, text64
+from pyzmp.protocol.facts import Member
+from pyzmp.registry import etcd_link
+from pyzmp.registry.etcd_link import EtcdLink
 from tests.registry.etcd_server import Server, text, wire
 from tests.registry.etcd_world import SOON, entries, facts_of, names, prefix, sees, world
 
@@ -96,6 +102,65 @@ def test_what_is_no_fact_is_dropped_and_named(server: Server, caplog: pytest.Log
     said = [record.getMessage() for record in caplog.records]
     assert any(f"{prefix()}what" in line for line in said), said
     server.post("kv/deleterange", {"key": text(prefix()), "range_end": text(f"{prefix()[:-1]}0")})
+
+
+@pytest.mark.parametrize("address", ["nonsense", "tcp://192.0.2.1:*"])
+def test_a_peer_whose_addresses_are_none_is_dropped_and_named(
+        server: Server, address: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        async with world(server.place) as here:
+            one, other = here.replica(), here.replica()
+            for number, replica in enumerate((one, other)):
+                peer = Peer(Member(f"other{number}", f"host{number}", 1, "boot:1"), (address,))
+                server.post("kv/put", {"key": text(f"{prefix()}peer/other{number}"),
+                                       "value": text64(msgspec.msgpack.encode(peer))})
+                await replica.announce(facts_of(replica, f"n{number}"))
+            await other.announce(facts_of(other, "later"))
+            for replica in (one, other):
+                await sees(replica, "n0", "n1", "later")
+
+    with caplog.at_level(logging.WARNING, "pyzmp.registry"):
+        asyncio.run(run())
+    assert {number for number in "01" for line in caplog.messages if f"no peer, dropped: member other{number}" in line
+            } == {"0", "1"}
+
+
+def test_a_watch_that_goes_silent_is_asked_for_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcd_link, "BEAT", 0.05)
+
+    async def run() -> None:
+        async with wire(server) as cable, world(server.place) as here:
+            one, far = here.replica(), here.replica(f"etcd://{cable.place}")
+            await one.announce(facts_of(one, "kitchen"))
+            await far.connect(start=False, timeout=SOON)
+            await sees(far, "kitchen")
+            cable.hush()
+            await one.announce(facts_of(one, "bath"))
+            await sees(far, "kitchen", "bath")
+            cable.hush()
+            await one.withdraw([("node", "kitchen")])
+            await sees(far, "bath")
+
+    asyncio.run(run())
+
+
+def test_what_others_write_beside_the_domain_is_no_silence(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcd_link, "BEAT", 0.05)
+
+    async def run() -> None:
+        async with world(server.place) as here:
+            one = here.replica()
+            await one.announce(facts_of(one, "kitchen"))
+            link = one._link
+            assert isinstance(link, EtcdLink)
+            put = server.post("kv/put", {"key": text("/elsewhere"), "value": text("x")})
+            over = time.monotonic() + SOON
+            while link._checked < int(put["header"]["revision"]):
+                assert time.monotonic() < over
+                await asyncio.sleep(0.01)
+            assert one._link is link
+
+    asyncio.run(run())
 
 
 def test_views_go_on_while_etcd_is_down_and_after_it_came_back(own: Server) -> None:

@@ -156,6 +156,12 @@ def test_a_name_of_none_is_refused(text: str) -> None:
         finders.check_registry(text)
 
 
+def test_the_error_shows_no_password() -> None:
+    with pytest.raises(ValueError, match="registry: 'etcd://…@db:x' names none") as caught:
+        finders.check_registry("etcd://ann:p@ss//word@db:x")
+    assert "word" not in str(caught.value)
+
+
 def test_a_registry_is_named_by_a_text() -> None:
     with pytest.raises(TypeError, match="registry: expected a text, got 3"):
         finders.check_registry(3)
