@@ -17,6 +17,7 @@ from pyzmp.channels.calling import Calling
 from pyzmp.exceptions import NodeDied
 from pyzmp.protocol.calls import Ask, Outcome
 from pyzmp.protocol.deadline import Deadline
+from tests.campaigns.history import SCALE
 
 
 class Lamp(pyzmp.Node):
@@ -92,7 +93,7 @@ def test_a_call_made_while_another_waits_takes_nothing_from_it(address: str | No
         began = time.monotonic()
         assert Lamp.add(3) == 4
         assert inner == [8]
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 1 * SCALE
         assert list(lines().values()) == [line]
         assert not line.busy
 

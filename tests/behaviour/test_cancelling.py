@@ -18,6 +18,7 @@ import pytest
 
 import pyzmp
 from pyzmp.exceptions import Refused
+from tests.campaigns.history import SCALE
 
 
 class Oven(pyzmp.Node):
@@ -186,9 +187,10 @@ def kitchen(request: Any) -> Iterator[Kitchen]:
 
 
 def test_a_loop_looks_again_before_each_call_that_follows_a_long_one(kitchen: Kitchen) -> None:
-    Kitchen.hold.submit(0.2)
-    held, unwanted, last = Kitchen.hold.submit(0.3), Kitchen.note.submit("unwanted"), Kitchen.note.submit("last")
-    threading.Timer(0.35, unwanted.cancel).start()  # while the second one runs, long after both were read
+    Kitchen.hold.submit(0.2 * SCALE)
+    held = Kitchen.hold.submit(0.3 * SCALE)
+    unwanted, last = Kitchen.note.submit("unwanted"), Kitchen.note.submit("last")
+    threading.Timer(0.35 * SCALE, unwanted.cancel).start()  # while the second one runs, long after both were read
     held.result()
     last.result()
     assert Kitchen.said() == ["last"]
@@ -216,7 +218,7 @@ def test_threads_that_a_service_uses_do_not_touch_its_loops_sockets(kitchen: Kit
 
 
 def test_what_waits_when_the_node_stops_is_refused(kitchen: Kitchen, tmp_path: Path, eventually: Any) -> None:
-    held = Kitchen.hold.submit(0.5, str(tmp_path / "begun"))
+    held = Kitchen.hold.submit(0.5 * SCALE, str(tmp_path / "begun"))
     waiting = [Kitchen.note.submit(str(number)) for number in range(500)]
     eventually((tmp_path / "begun").exists)
     kitchen.shutdown()
@@ -295,7 +297,7 @@ def mill(home: Any) -> None:
 
 
 def test_what_was_cancelled_before_its_turn_did_not_run(mill: None, tmp_path: Path, eventually: Any) -> None:
-    held = Mill.deaf.submit(0.3, str(tmp_path / "held"))
+    held = Mill.deaf.submit(0.3 * SCALE, str(tmp_path / "held"))
     future = Mill.deaf.submit(0.0, str(tmp_path / "unwanted"))
     eventually((tmp_path / "held").exists)
     assert (future.executed, future.stopped) == (None, None)
@@ -314,7 +316,7 @@ def test_an_async_service_was_stopped(mill: None, eventually: Any) -> None:
 def test_one_that_does_not_ask_went_on(mill: None, tmp_path: Path, eventually: Any) -> None:
     for service in (Mill.deaf, Mill.deafly):
         sign = tmp_path / service.name
-        future = service.submit(0.2, str(sign))
+        future = service.submit(0.2 * SCALE, str(sign))
         eventually(sign.exists)
         assert report(future, eventually) == (True, False)
 

@@ -22,6 +22,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 import pyzmp
 from pyzmp.exceptions import AddressInUse, InvalidAddress, NodeExists, RegistryUnavailable, StartError
+from tests.campaigns.history import SCALE
 
 
 class Diary(pyzmp.Node):
@@ -176,7 +177,7 @@ def test_an_idle_update_is_called_every_100_ms(home: Any, eventually: Callable[.
     node = home.start(Updated("updated", kwargs={"limit": 4}))
     began = time.monotonic()
     node.join(10)
-    assert 0.2 < time.monotonic() - began < 1.5
+    assert 0.2 < time.monotonic() - began < 1.5 * SCALE
     assert node.exitcode == 1  # what it returned: True
     eventually(lambda: pyzmp.discover("seen") is None)
 
@@ -257,7 +258,7 @@ def test_killed_and_restarted_it_is_found_again_also_while_a_forked_child_lives(
         error = waiting.exception(5)
         assert isinstance(error, pyzmp.NodeDied)
         assert error.executed is None
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 0.5 * SCALE
         node.join(5)
         assert node.exitcode == -signal.SIGKILL
         eventually(lambda: pyzmp.discover("pid") is None)
@@ -283,7 +284,7 @@ def test_killed_it_can_be_started_at_once(eventually: Callable[..., None]) -> No
 def test_terminated_it_drains_and_dies_of_the_signal() -> None:
     node = Pid("pid")
     node.start()
-    running = Pid.slow.submit(0.2)
+    running = Pid.slow.submit(0.2 * SCALE)
     assert Pid.pid() == node.ident
     node.terminate()
     assert running.result(5) == node.ident
@@ -321,7 +322,7 @@ def test_a_start_that_fails_raises_at_once_with_the_traceback(home: Any, make: C
     began = time.monotonic()
     with pytest.raises(ValueError, match=text) as caught:
         node.start()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 3 * SCALE
     if home.kind == "process":
         cause = caught.value.__cause__
         assert isinstance(cause, pyzmp.RemoteError)
@@ -451,7 +452,7 @@ def test_a_start_that_takes_too_long_is_false_and_leaves_nothing(home: Any) -> N
     node = home.settle(Slow("slow"))
     began = time.monotonic()
     assert node.start(timeout=0.2) is False
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 2 * SCALE
     assert not node.has_started()
     assert not node.is_alive()
 

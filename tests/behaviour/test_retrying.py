@@ -16,6 +16,7 @@ import pytest
 import pyzmp
 from pyzmp import runtime
 from pyzmp.exceptions import CallTimeout, NodeDied, Refused
+from tests.campaigns.history import SCALE
 
 
 class Clerk(pyzmp.Node):
@@ -112,7 +113,7 @@ def test_a_provider_that_is_gone_is_passed_over_while_it_is_still_known(book: Pa
 def test_one_that_shuts_down_is_passed_over_too(home: Any, book: Path, how: str, eventually: Any) -> None:
     leaving, _ = Clerk("leaving", book), home.start(Clerk("there", book))
     home.settle(leaving).start()
-    running = Clerk.at("leaving").slowly.submit(0.4)
+    running = Clerk.at("leaving").slowly.submit(0.4 * SCALE)
     eventually(lambda: starts(book) == 1)
     plain = still_known(Clerk.plain)
     assert len(plain.found()) == 2
@@ -206,8 +207,8 @@ def test_all_attempts_are_inside_of_one_deadline(home: Any, book: Path, how: str
     home.start(Clerk("one", book), Clerk("two", book))
     began = time.monotonic()
     with pytest.raises(CallTimeout) as caught:
-        called(how, Clerk.slow.with_options(timeout=0.3, attempts=5), 0.5)
-    assert 0.3 <= time.monotonic() - began < 0.45
+        called(how, Clerk.slow.with_options(timeout=0.3, attempts=5), 0.5 * SCALE)
+    assert 0.3 <= time.monotonic() - began < 0.45 * SCALE
     assert caught.value.executed is None
     assert starts(book) == 1
 
@@ -232,7 +233,7 @@ def test_a_cut_session_does_not_run_a_deduplicated_call_twice(book: Path, domain
     if transport == "memory":
         pyzmp.configure(registry="memory")
     with Clerk("clerk", book, socket_bind=address, kind="thread" if transport == "memory" else "process"):
-        future = Clerk.slowly.submit(0.4)
+        future = Clerk.slowly.submit(0.4 * SCALE)
         eventually(lambda: starts(book) == 1)
         cut()
         assert future.result(5) == 1  # it has joined the one that runs

@@ -21,6 +21,7 @@ from pyzmp.transport import link
 from pyzmp.transport.context import Context
 from pyzmp.transport.line import Line
 from pyzmp.transport.server import Peer
+from tests.campaigns.history import SCALE
 
 
 def ask(timeout: float = 5.0, body: bytes = b"body", buffers: Any = ()) -> Ask:
@@ -94,7 +95,7 @@ def test_a_silent_node_means_a_timeout_at_the_deadline(line: Line) -> None:
     line.ask(ask())
     began = time.monotonic()
     outcome = line.ask(ask(0.1, b"silent"))
-    assert 0.09 < time.monotonic() - began < 0.2
+    assert 0.09 < time.monotonic() - began < 0.2 * SCALE
     assert isinstance(outcome, CallTimeout)
     assert outcome.executed is None
     assert len(line._calls) == 0
@@ -136,7 +137,7 @@ def test_where_nobody_listens_the_call_did_not_run(context: Context, kind: str, 
     outcome = line.ask(ask())
     assert isinstance(outcome, NodeDied)
     assert outcome.executed is False
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 0.5 * SCALE
 
 
 def test_what_is_too_large_is_refused_before_it_leaves(line: Line) -> None:
@@ -264,7 +265,7 @@ def test_a_loop_keeps_deadlines(context: Context, node: Any, until: Any) -> None
             line.start(ask(timeout, b"silent"), lambda outcome, timeout=timeout: outcomes.append((timeout, outcome)))
         began = time.monotonic()
         assert await until(lambda: len(outcomes) == 4)
-        assert time.monotonic() - began < 0.3
+        assert time.monotonic() - began < 0.3 * SCALE
         assert [timeout for timeout, _ in outcomes[1:]] == [0.05, 0.1, 0.15]
         assert all(isinstance(outcome, CallTimeout) for _, outcome in outcomes[1:])
     on_loop(context, node, test)
