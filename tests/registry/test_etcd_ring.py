@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -128,6 +129,8 @@ def test_who_is_met_no_more_is_doubted_unless_its_sockets_greet(
                 knocks.put_nowait(None)
         finally:
             writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
 
     async def run() -> None:
         place = socket.create_server(("127.0.0.1", 0))  # the system takes connections, whether anybody answers or not
