@@ -146,10 +146,10 @@ def test_who_is_met_no_more_is_doubted_unless_its_sockets_greet(
             assert gateway.paths.empty()
         else:
             assert await asyncio.wait_for(gateway.paths.get(), SOON)  # it is reported
-        listener.close()
         ward.close()
         while others := asyncio.all_tasks() - {asyncio.current_task()}:  # the connections that it had taken end
             await asyncio.wait(others)
+        listener.close()  # with nothing taken at this moment, which it would forget
         context.close()
 
     asyncio.run(run())
