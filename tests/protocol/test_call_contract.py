@@ -731,11 +731,16 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("examples", [500, pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_every_call_ends_well(examples: int) -> None:
     traffic = Counter[str]()
-    run_state_machine_as_test(type("Counted", (Contract,), {"traffic": traffic}), settings=settings(
-        max_examples=examples, stateful_step_count=50, deadline=None,
-        phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink]))  # to explain a failure takes too long
+
+    def rarest() -> int:  # of 20 at least; some runs have few of one kind, and more are made then
+        return min(traffic[kind] for kind in ("CallTimeout", "NodeDied", "Overloaded", "Refused", "Cancelled"))
+    for _ in range(4):
+        if rarest() <= 20:
+            run_state_machine_as_test(type("Counted", (Contract,), {"traffic": traffic}), settings=settings(
+                max_examples=examples, stateful_step_count=50, deadline=None,
+                phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink]))  # to explain it takes too long
     assert min(traffic[kind] for kind in ("start", "retry", "Result")) > examples // 2
-    assert min(traffic[kind] for kind in ("CallTimeout", "NodeDied", "Overloaded", "Refused", "Cancelled")) > 20
+    assert rarest() > 20
 
 
 # -- mistakes that the cores could have ----------------------------------------------------------------------------
