@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from tests.registry.etcd_server import Server, running
-from tests.registry.etcd_world import facts_of, names, world
+from tests.registry.etcd_world import world
+from tests.registry.known import facts_of, names
 
 ROUNDS = 5
 PROCESSES = 4

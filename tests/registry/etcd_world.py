@@ -12,13 +12,13 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from pyzmp.protocol.facts import Fact, NodeFact, ServiceFact
 from pyzmp.protocol.graph import View
 from pyzmp.registry.domain import Domain, this_process
 from pyzmp.registry.etcd import Etcd
 from pyzmp.registry.replica import Replica
 from pyzmp.transport.context import Context
 from tests.registry.etcd_server import Server, text
+from tests.registry.known import names
 
 SOON = 20.0  # seconds for what takes much less; a loaded machine may take its time
 
@@ -47,16 +47,6 @@ async def world(*places: str) -> AsyncIterator[World]:
         for replica in made.replicas:
             await replica.close()
         made.context.close()
-
-
-def facts_of(replica: Replica, name: str, *services: str) -> list[Fact]:
-    member = replica.member
-    node = NodeFact(name, member.id, "", ("ipc:///x",), "process", member.host, member.pid, "m.Thermometer")
-    return [node, *(ServiceFact(name, service, member.id) for service in services)]
-
-
-def names(view: View) -> set[str]:
-    return {node.name for node in view.facts.nodes()}
 
 
 async def sees(replica: Replica, *expected: str) -> None:

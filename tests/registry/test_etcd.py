@@ -12,7 +12,8 @@ from pyzmp.exceptions import RegistryUnavailable
 from pyzmp.registry.etcd import Gateway
 from pyzmp.registry.etcd_ring import EtcdRefused
 from tests.registry.etcd_server import Server, free_ports
-from tests.registry.etcd_world import SOON, facts_of, sees, world
+from tests.registry.etcd_world import SOON, sees, world
+from tests.registry.known import facts_of
 
 
 def test_the_next_endpoint_is_asked_where_one_is_dead(server: Server) -> None:

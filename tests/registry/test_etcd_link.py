@@ -15,7 +15,8 @@ from pyzmp.protocol.facts import Member
 from pyzmp.registry import etcd_link
 from pyzmp.registry.etcd_link import EtcdLink
 from tests.registry.etcd_server import Server, text, wire
-from tests.registry.etcd_world import SOON, entries, facts_of, names, prefix, sees, world
+from tests.registry.etcd_world import SOON, entries, prefix, sees, world
+from tests.registry.known import facts_of, names
 
 
 def test_what_is_announced_is_in_every_view_and_what_is_withdrawn_or_left_in_none(server: Server) -> None:

@@ -17,7 +17,8 @@ from pyzmp.registry.domain import Domain
 from pyzmp.registry.etcd import Etcd
 from pyzmp.transport.context import Context
 from tests.registry.etcd_server import Server, text
-from tests.registry.etcd_world import SOON, another_process, entries, facts_of, looks_after, names, prefix, sees, world
+from tests.registry.etcd_world import SOON, another_process, entries, looks_after, prefix, sees, world
+from tests.registry.known import facts_of, names
 
 
 def test_a_process_that_is_killed_leaves_every_view_and_its_name_is_free(server: Server) -> None:

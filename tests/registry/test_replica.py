@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pyzmp.exceptions import NodeExists, RegistryUnavailable
-from pyzmp.protocol.facts import Fact, NodeFact, ParameterFact, Position, ServiceFact
+from pyzmp.protocol.facts import ParameterFact, Position
 from pyzmp.protocol.graph import View
 from pyzmp.registry import replica as replicas
 from pyzmp.registry.domain import Domain, this_process
@@ -22,6 +22,7 @@ from pyzmp.registry.finder import Inside, Link, OnHost, Place
 from pyzmp.registry.replica import Replica
 from pyzmp.transport.context import Context
 from tests.campaigns.history import SCALE
+from tests.registry.known import facts_of, names
 
 Eventually = Callable[..., None]
 
@@ -51,16 +52,6 @@ async def world(*, inside: bool = False) -> AsyncIterator[World]:
         for replica in made.replicas:
             await replica.close()
         made.context.close()
-
-
-def facts_of(replica: Replica, name: str, *services: str) -> list[Fact]:
-    member = replica.member
-    node = NodeFact(name, member.id, "", ("ipc:///x",), "process", member.host, member.pid, "m.Thermometer")
-    return [node, *(ServiceFact(name, service, member.id) for service in services)]
-
-
-def names(view: View) -> set[str]:
-    return {node.name for node in view.facts.nodes()}
 
 
 def registry_pid(domain: Path) -> int:
