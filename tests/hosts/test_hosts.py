@@ -73,6 +73,7 @@ def test_a_cut_cable_is_noticed_and_healed_without_a_restart(hosts: Any) -> None
         name, text, seconds = agent.answer()
         assert name == "NodeDied", text
         assert seconds < NOTICED, text
+        print(f"\na call ended {seconds:.2f} s after it began, right before the cut")
     assert near(f"until(\"known() == ['lamp']\", {GONE})") < GONE
     assert far(f"until('stale()', {NOTICED})") < NOTICED
     assert far("known()") == ["far", "lamp"]  # the last view
