@@ -158,7 +158,78 @@ class Opened(_Message, frozen=True, tag=12):
     call: int
 
 
-Message = Hello | Welcome | Goodbye | Request | Reply | Failure | Cancel | Item | End | Credit | Note | Opened
+class Subscribe(_Message, frozen=True, tag=13):
+    """The sender wants what ``node`` publishes as ``topic``, until it sends a `Cancel` of ``call``.
+
+    ``call`` is its own number for the subscription, ``who`` the node that subscribes, if one does.  ``full``,
+    ``length`` and ``size`` say what waits for it at most, and what happens then, as in `pyzmp.protocol.feed`.
+    ``history`` are the messages from before that it wants.  ``shape`` is its type, as `pyzmp.protocol.fits` has it.
+    ``since`` is the feed that it had messages of before, and the number that it expects next.
+    """
+
+    call: int
+    node: Name
+    topic: Name
+    full: int = 0
+    length: int = 0
+    size: int = 0
+    history: int = 0
+    shape: bytes = b""
+    since: tuple[bytes, int] = (b"", 0)
+    who: Name = ""
+
+
+class Subscribed(_Message, frozen=True, tag=14):
+    """A `Subscribe` stands: all from message ``number`` on is for it, of the feed that ``life`` names.
+
+    Where it does not stand, the answer is a `Failure`.
+    """
+
+    call: int
+    life: bytes
+    number: int
+
+
+class Published(_Message, frozen=True, tag=15):
+    """Messages for a subscription, numbered from ``number`` on: when each was published, and the values.
+
+    The times are seconds since 1970.  Only one alone has buffers.
+    """
+
+    call: int
+    number: int
+    times: list[float]
+    bodies: list[bytes]
+    buffers: int = 0
+
+
+class Skipped(_Message, frozen=True, tag=16):
+    """So many messages from ``number`` on were dropped for a subscription, whose queue was full."""
+
+    call: int
+    number: int
+    count: int
+
+
+class Taken(_Message, frozen=True, tag=17):
+    """Of a subscription so many messages were taken in all, and there is room for so many more, and bytes."""
+
+    call: int
+    taken: int
+    items: int = 0
+    size: int = 0
+
+
+class Ended(_Message, frozen=True, tag=18):
+    """A subscription is over, as what it was for is: all messages before ``number`` were offered to it."""
+
+    call: int
+    number: int
+    reason: str = ""
+
+
+Message = (Hello | Welcome | Goodbye | Request | Reply | Failure | Cancel | Item | End | Credit | Note | Opened
+           | Subscribe | Subscribed | Published | Skipped | Taken | Ended)
 
 
 class Flag:
@@ -197,6 +268,16 @@ _decode = msgspec.msgpack.Decoder(list[Message]).decode
 def encode(message: Message) -> bytes:
     """One message, ready for `pack`; it can be packed any number of times."""
     return _encode(message)
+
+
+def tail(number: int, times: Sequence[float], bodies: Sequence[bytes], buffers: int) -> bytes:
+    """What a `Published` says to whomever it is sent; `published` makes it one."""
+    return _encode((number, times, bodies, buffers))[1:]  # without the head of the array
+
+
+def published(call: int, tail: bytes) -> bytes:
+    """The encoded `Published` for one subscription."""
+    return b"\x96\x0f" + _encode(call) + tail
 
 
 def size_of(body: bytes, buffers: Sequence[Buffer]) -> int:

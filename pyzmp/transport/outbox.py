@@ -77,7 +77,10 @@ class Outbox:
 
     def put(self, message: Message, buffers: Sequence[Buffer]) -> None:
         """Send, or gather.  Raises CannotTravel for what goes beyond the limits of a message."""
-        encoded = envelope.encode(message)
+        self.put_encoded(envelope.encode(message), buffers)
+
+    def put_encoded(self, encoded: bytes, buffers: Sequence[Buffer]) -> None:
+        """As `put`, for a message that is encoded already."""
         size = envelope.fitting(encoded, buffers)
         turn = self._turn
         if not turn.runs() or self._sent != turn.number:

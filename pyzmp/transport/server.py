@@ -49,6 +49,10 @@ class Peer:
         """
         self._outbox.put(message, buffers)
 
+    def send_encoded(self, encoded: bytes, buffers: Sequence[Buffer] = ()) -> None:
+        """As `send`, for a message that is encoded already."""
+        self._outbox.put_encoded(encoded, buffers)
+
     def look(self) -> None:
         """Hand over what has come now, for whoever holds up the loop and wants to know; nothing in other threads."""
         if asyncio._get_running_loop() is self._server.loop:

@@ -25,6 +25,7 @@ from pyzmp.protocol.envelope import (
     Cancel,
     Credit,
     End,
+    Ended,
     Failure,
     Goodbye,
     Hello,
@@ -34,8 +35,13 @@ from pyzmp.protocol.envelope import (
     Note,
     Opened,
     Parcel,
+    Published,
     Reply,
     Request,
+    Skipped,
+    Subscribe,
+    Subscribed,
+    Taken,
     Welcome,
 )
 
@@ -48,7 +54,12 @@ plain_messages = st.one_of(
     st.builds(Failure, number, st.integers(0, 300), text, st.sampled_from([True, False, None]), body,
               st.none() | st.floats(0, 100)),
     st.builds(Cancel, number), st.builds(End, number), st.builds(Credit, number, number, number), st.builds(Note, body),
-    st.builds(Opened, number))
+    st.builds(Opened, number),
+    st.builds(Subscribe, number, text, text, number, number, number, number, body, st.tuples(body, number), text),
+    st.builds(Subscribed, number, body, number),
+    st.builds(Published, number, number, st.lists(st.floats(0, 1e10)), st.lists(body)),
+    st.builds(Skipped, number, number, number), st.builds(Taken, number, number, number, number),
+    st.builds(Ended, number, number, text))
 lanes = st.builds(Lane, text, text)
 
 
@@ -245,6 +256,12 @@ def test_what_goes_round_an_item_has_room_beside_it() -> None:
         assert envelope.fitting(b"", [most], room=AROUND) == len(most)
         with pytest.raises(CannotTravel, match="an item of tap"):
             envelope.fitting(b"1", [most], "an item of tap()", AROUND)
+
+
+@given(st.builds(Published, number, number, st.lists(st.floats(0, 1e10)), st.lists(body), st.integers(0, 9)))
+def test_what_is_published_is_encoded_once_for_all(message: Published) -> None:
+    tail = envelope.tail(message.number, message.times, message.bodies, message.buffers)
+    assert envelope.published(message.call, tail) == envelope.encode(message)
 
 
 def test_sizes_are_those_of_the_bytes_in_a_buffer() -> None:

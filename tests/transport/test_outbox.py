@@ -34,6 +34,20 @@ class Sent:
         return True
 
 
+def test_a_message_that_is_encoded_already_leaves_as_any_other() -> None:
+    async def test() -> None:
+        sent = Sent()
+        outbox = Outbox(sent, Turn(asyncio.get_running_loop()))
+        outbox.put(Note(b"1"), ())
+        outbox.put_encoded(envelope.encode(Note(b"2")), [])
+        outbox.put_encoded(envelope.encode(Reply(1, b"", 1)), [b"large"])
+        assert sent.batches == [1]
+        await asyncio.sleep(0)
+        assert (sent.batches, sent.frames) == ([1, 2], [1, 2])
+
+    run(test)
+
+
 def test_a_message_leaves_at_once_and_the_rest_of_the_turn_together() -> None:
     async def test() -> None:
         sent = Sent()
