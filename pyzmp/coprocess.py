@@ -54,6 +54,7 @@ class _Life:
         self.control: Control | None = None  # of the loop, in the place where it runs
         self.home: Any = None  # what a subclass has where it lives
         self.values: Any = None  # of its parameters, likewise
+        self.published: Any = None  # its topics, likewise
         self.here: _Here | None = None  # of the loop, where run() runs it
 
 

@@ -21,6 +21,9 @@
     ├── NodeExists                                       the name of a node is taken
     ├── AnnouncementRefused                              the registry does not take what is announced
     ├── StartError              (also RuntimeError)      a node could not be started
+    ├── PublishTimeout          (also TimeoutError)      a subscription that is waited for has no room
+    ├── TopicMismatch           (also TypeError)         what is published is not what the subscriber expects
+    ├── RecordingError          (also ValueError)        a file is no recording, or a damaged one
     └── RegistryUnavailable     (also ConnectionError)   no registry could be reached or started
 """
 
@@ -199,6 +202,31 @@ class StartError(PyzmpError, RuntimeError):
 
 class RegistryUnavailable(PyzmpError, ConnectionError):
     """No registry could be reached or started; the text says where it was looked for."""
+
+
+class PublishTimeout(PyzmpError, TimeoutError):
+    """A subscription that publishers wait for, with ``full="block"``, has had no room in time.
+
+    The message was published to nobody.
+    """
+
+
+class TopicMismatch(PyzmpError, TypeError):
+    """What is published is not what the subscriber expects; the text names both types, and where they differ."""
+
+
+class RecordingError(PyzmpError, ValueError):
+    """A file is no recording, is damaged so that nothing can be appended to it, or is being written by another.
+
+    ``path`` is the file, and ``offset`` where in it the damage begins.
+    """
+
+    def __init__(self, message: str, path: str, offset: int | None = None) -> None:
+        super().__init__(message, path, offset)
+        self.path, self.offset = path, offset
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 # The names of pyzmp 0.0.17.

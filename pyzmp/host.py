@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import math
 import time
@@ -22,6 +21,7 @@ from pyzmp.protocol.envelope import Cancel, Code, Credit, End, Failure, Flag, It
 from pyzmp.protocol.facts import NodeFact, Trait
 from pyzmp.protocol.kept import Kept, Standing
 from pyzmp.protocol.outcomes import refuse, unknown
+from pyzmp.publishing import Publishing
 from pyzmp.registry import reach
 from pyzmp.runtime import Runtime
 from pyzmp.serving import Serving
@@ -48,6 +48,7 @@ class Host:
         self.server = self._serve()
         self.guests: dict[str, Guest] = {}
         self.own: dict[str, Server] = {}
+        self.publishing = Publishing(self.server, lambda: [self.server, *self.own.values()], self.guests.__contains__)
         self._waiting: Admission[Peer, Pending] = Admission()
         self._lanes: set[str] = set()  # the nodes with calls that wait for a worker thread
         self._next: Pending | None = None  # an inline call that waits for them
@@ -152,6 +153,10 @@ class Host:
         if guest.name in self.own:
             self.own.pop(guest.name).close()
 
+    def close_inherited(self) -> None:
+        """In a forked child: what is published here is the parent's."""
+        self.publishing.forget()
+
     def close(self) -> None:
         """Stop listening, and leave the loop."""
         self.server.close()
@@ -165,6 +170,13 @@ class Host:
         peer.state = Callee()
 
     def _arrived(self, peer: Peer, parcel: Parcel) -> None:
+        try:
+            if not self.publishing.arrived(peer, parcel):
+                self._called(peer, parcel)
+        except MalformedMessage as error:
+            self.server.blame((str(peer.listener.address), peer.key), str(error))
+
+    def _called(self, peer: Peer, parcel: Parcel) -> None:
         message, callee = parcel.message, peer.state
         assert isinstance(callee, Callee)
         if type(message) is Request:
@@ -173,15 +185,9 @@ class Host:
         elif isinstance(message, Cancel):
             self._cancel_call(peer, callee, message.call)
         elif isinstance(message, (Item, End, Credit)):
-            try:
-                callee.hand(message.call, parcel)
-            except MalformedMessage as error:
-                self._blame(peer, str(error))
+            callee.hand(message.call, parcel)
         else:
-            self._blame(peer, f"a {type(message).__name__}, which is not for a node")
-
-    def _blame(self, peer: Peer, reason: str) -> None:
-        self.server.blame((str(peer.listener.address), peer.key), reason)
+            raise MalformedMessage(f"a {type(message).__name__}, which is not for a node")
 
     def _admit(self, pending: Pending) -> None:
         """Let a call wait for its turn, which comes once all that has arrived is read."""
@@ -240,6 +246,7 @@ class Host:
 
     def _parted(self, peer: Peer) -> None:
         """A caller is gone, and with it the wish for what it asked, but not for what it wants no answer to."""
+        self.publishing.parted(peer)
         self._waiting.leave(peer, keep=lambda pending: pending.one_way or pending.kept is not None)
         if isinstance(peer.state, Callee):
             for cancel in peer.state.leave():
@@ -292,7 +299,7 @@ class Host:
 
     def _begin_in_order(self, pending: Pending) -> None:
         """Begin a call whose turn has come; an inline one once those before it have taken their first step."""
-        if not self._ahead or not _is_inline(pending):
+        if not self._ahead or not pending.inline:
             self._begin(pending)
             return
         self._next = pending
@@ -382,13 +389,6 @@ class Host:
             return refuse(request.call, Code.EXPIRED, f"{request.service}() of {guest.name!r} came with "
                           f"{request.remaining} s left, so it was not begun")
         return None
-
-
-def _is_inline(pending: Pending) -> bool:
-    """Whether a call is run as soon as it is begun."""
-    provided = pending.guest.services.get(pending.request.service) if pending.guest is not None else None
-    return provided is not None and not (provided.worker or provided.traits & Trait.STREAM
-                                         or inspect.iscoroutinefunction(provided.function))
 
 
 def _full(request: Request, limits: Limits, retry_after: float) -> str:

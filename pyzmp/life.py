@@ -8,8 +8,6 @@ import contextvars
 import functools
 import inspect
 import logging
-import math
-import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal, NamedTuple
@@ -18,8 +16,18 @@ from msgspec.structs import replace
 
 from pyzmp import runtime
 from pyzmp.channels.call import ending_here, running_node, serving
-from pyzmp.channels.declare import check_streams, marks_of, methods_of, parameters_of, timers_of
-from pyzmp.channels.parameter import Parameter
+from pyzmp.channels.declare import (
+    check_streams,
+    marks_of,
+    methods_of,
+    parameters_of,
+    timers_of,
+    topic_marks_of,
+    topics_of,
+)
+from pyzmp.channels.listening import Listening
+from pyzmp.channels.published import Published
+from pyzmp.channels.ticking import period_of, ticks
 from pyzmp.channels.values import Values
 from pyzmp.coprocess import DRAIN, START, CoProcess
 from pyzmp.exceptions import RegistryUnavailable, StartError
@@ -28,7 +36,7 @@ from pyzmp.host import Host
 from pyzmp.launchers.base import Control
 from pyzmp.launchers.entity import EntityControl
 from pyzmp.protocol.admission import LIMITS, Limits
-from pyzmp.protocol.facts import Fact, NodeFact, ServiceFact, Trait
+from pyzmp.protocol.facts import Fact, NodeFact, Position, ServiceFact, Trait
 from pyzmp.protocol.schema import Signature
 
 Kind = Literal["process", "thread", "entity"]
@@ -36,6 +44,7 @@ Kind = Literal["process", "thread", "entity"]
 UPDATE = 0.1  # seconds between two calls of an update, at most
 WITHDRAW = 4.0  # seconds that a node which stops waits for the registry, at most
 LOST = 1.0  # the same, where none is followed when it stops: the next one on this host takes less
+CONFIRMED = 1.0  # seconds that a node which starts waits for the publishers that it subscribes to, at most
 HURRY = 0.1  # seconds that it still waits for it once it is hurried
 ENDING = 1.0  # seconds that its timers and its update may take to end
 
@@ -131,8 +140,7 @@ class LivingNode(CoProcess):
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(host.release)
             stack.callback(_close_all, watches)
-            values = self._life.values = _values_of(self, loop)
-            stack.callback(setattr, self._life, "values", None)  # what it was given before the start is there again
+            listening = self._opens(stack, here, host)
             try:
                 await here.announce([own])
             except asyncio.CancelledError:  # perhaps too late to keep it out of the graph
@@ -147,8 +155,7 @@ class LivingNode(CoProcess):
             guest.incarnation = own.incarnation
             host.add(guest)
             begun.set()
-            position = await here.announce([own, *self._service_facts(here, guest), *values.facts(here.member.id)])
-            values.begin(here)
+            position = await self._appears(here, guest, own, listening)
             home = self._life.home = _Home(host, guest, self._tasks(guest, args, kwargs, stop, status))
             control.on_told(self._told)
             control.ready((addresses[-1], position))
@@ -156,10 +163,35 @@ class LivingNode(CoProcess):
                 await stop.wait()
                 await asyncio.sleep(0)  # an update is called once at least, however soon the stop comes
             finally:
+                listening.close()
                 await self._ends(home)
                 await self._leaves(here, host, guest)
                 await _awaited(self.on_stop())
         return status[0] if status else 0
+
+    def _opens(self, stack: contextlib.AsyncExitStack, here: runtime.Runtime, host: Host) -> Listening:
+        """Have the channels of the node for as long as *stack* stands; nobody knows of them yet."""
+        cls, life = type(self), self._life
+        declared = parameters_of(cls)
+        given = {name: each.given(self) for name, each in declared.items()}
+        life.values = Values(self.name, host.loop, declared, given)
+        life.published = Published(self.name, host.publishing, topics_of(cls), functools.partial(topic_marks_of, cls))
+        listening = Listening(self, here, host.loop)
+        stack.callback(setattr, life, "values", None)  # what it was given before the start is there again
+        stack.callback(setattr, life, "published", None)
+        stack.callback(listening.close)
+        return listening
+
+    async def _appears(self, here: runtime.Runtime, guest: Guest, own: NodeFact, listening: Listening) -> Position:
+        """Be in the graph with all channels, and subscribed to the publishers that are there."""
+        values, published, owner = self._life.values, self._life.published, here.member.id
+        published.begin(here)
+        listening.begin()
+        position = await here.announce([own, *self._service_facts(here, guest), *values.facts(owner),
+                                        *published.facts(owner), *listening.facts(owner)])
+        values.begin(here)
+        await listening.confirmed(CONFIRMED)
+        return position
 
     async def _ends(self, home: _Home) -> None:
         """End what the node does by itself.  A timer or an update that will not end is left behind."""
@@ -195,6 +227,14 @@ class LivingNode(CoProcess):
             raise RuntimeError(f"{self.name!r} runs in process {self.ident}; ask it with "
                                f"{type(self).__name__}.at({self.name!r}).{verb}")
         return values
+
+    def _living_topics(self, verb: str = "") -> Published | None:
+        """Its topics where it lives; None where it does not live at all.  For a *verb* RuntimeError elsewhere."""
+        published: Published | None = self._life.published
+        if verb and published is None and self.kind == "process" and self.is_alive():
+            raise RuntimeError(f"{self.name!r} runs in process {self.ident}, and it alone publishes its topics, so "
+                               f"{verb} is not for here; ask a service of {type(self).__name__}.at({self.name!r})")
+        return published
 
     def _service_facts(self, here: runtime.Runtime, guest: Guest) -> list[Fact]:
         return [self._service_fact(here, provided) for provided in guest.services.values() if provided.announced]
@@ -233,8 +273,9 @@ class LivingNode(CoProcess):
         """Be gone from the graph, then refuse new calls and answer the open ones; once."""
         if guest.left:
             return
-        guest.left, values = True, self._life.values
+        guest.left, values, published = True, self._life.values, self._life.published
         values.leave()
+        published.leave()
         try:
             patience = WITHDRAW if here.replica.following else LOST
             await either(_withdrawn(here, self.name, values, patience), _hurried(guest), timeout=patience)
@@ -243,10 +284,11 @@ class LivingNode(CoProcess):
         finally:
             values.over(RegistryUnavailable(f"{self.name!r} has stopped before the graph heard of it"))
             await host.remove(guest, DRAIN - 1)
+            await published.end(guest.hurry)
 
     def _tasks(self, guest: Guest, args: tuple[Any, ...], kwargs: dict[str, Any], stop: asyncio.Event,
                status: list[int | None]) -> list[asyncio.Task[None]]:
-        tasks = [asyncio.create_task(_ticks(getattr(self, attribute), *_period(period, self._life.values)))
+        tasks = [asyncio.create_task(ticks(getattr(self, attribute), *period_of(period, self._life.values)))
                  for attribute, period in timers_of(type(self)).items()]
         if not self._idle():
             turned = asyncio.Event()
@@ -346,11 +388,6 @@ def _close_all(watches: weakref.WeakSet[Any]) -> None:
         watch.close()
 
 
-def _values_of(node: LivingNode, loop: asyncio.AbstractEventLoop) -> Values:
-    declared = parameters_of(type(node))
-    return Values(node.name, loop, declared, {name: each.given(node) for name, each in declared.items()})
-
-
 def _setters(values: Values) -> dict[str, Provided]:
     """The services by which parameters are set from elsewhere."""
     return {each.setter: Provided(each.setter, functools.partial(_set, values, name), each.signature(), announced=False)
@@ -361,34 +398,3 @@ async def _set(values: Values, name: str, value: Any) -> tuple[int, str, int]:
     """Set a parameter; where in the graph it is then."""
     epoch, version = await values.aset(name, value)
     return *epoch, version
-
-
-def _period(period: float | Parameter[Any], values: Values) -> tuple[Callable[[], float], asyncio.Event]:
-    """The period of a timer as it is at any moment, and what is set when it is another."""
-    changed = asyncio.Event()
-    if not isinstance(period, Parameter):
-        return lambda: period, changed
-    values.tells(changed)
-    return lambda: float(values.get(period.name)), changed
-
-
-async def _ticks(function: Callable[[], Any], period: Callable[[], float], changed: asyncio.Event) -> None:
-    """Call *function* every *period* seconds, in rhythm; *changed* is set when the period is another."""
-    loop, last = asyncio.get_running_loop(), time.monotonic()  # when it was due
-    while True:
-        changed.clear()
-        due = loop.call_later(last + period() - time.monotonic(), changed.set)
-        try:
-            await changed.wait()
-        finally:
-            due.cancel()
-        if time.monotonic() < last + period():
-            continue
-        last += period()
-        try:
-            await _awaited(function())
-        except asyncio.CancelledError:
-            raise
-        except BaseException:  # also SystemExit: it would end the loop, and all nodes that share it
-            log.exception("the timer %s failed; it goes on", getattr(function, "__qualname__", function))
-        last += period() * max(0, math.ceil((time.monotonic() - last) / period()) - 1)

@@ -16,6 +16,7 @@ from pyzmp.channels.at import At
 from pyzmp.channels.call import running_node
 from pyzmp.channels.channel import count
 from pyzmp.channels.declare import check_class
+from pyzmp.channels.topic import Topic
 from pyzmp.coprocess import START, CoProcess, graces
 from pyzmp.exceptions import StartError
 from pyzmp.launchers.base import Launcher, NotReady
@@ -334,7 +335,9 @@ class Node(LivingNode):
             here.wait_until(lambda: bool(here.facts().provider(self.name, name)) is (function is not None), START)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_settings": runtime.settings()}
+        state = {key: value for key, value in super().__getstate__().items()
+                 if not (isinstance(value, Topic) and value.is_bound)}
+        return {**state, "_settings": runtime.settings()}
 
 
 builtin_callable = callable

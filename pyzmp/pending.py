@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import threading
 import time
@@ -36,6 +37,7 @@ from pyzmp.protocol.envelope import (
     fitting,
     size_of,
 )
+from pyzmp.protocol.facts import Trait
 from pyzmp.protocol.kept import Kept
 from pyzmp.protocol.outcomes import refuse
 from pyzmp.protocol.streams import Inflow, Outflow
@@ -75,6 +77,13 @@ class Pending:
     def one_way(self) -> bool:
         """Whether nobody waits for an answer."""
         return bool(self.request.flags & Flag.ONE_WAY)
+
+    @property
+    def inline(self) -> bool:
+        """Whether it is run as soon as it is begun."""
+        provided = self.guest.services.get(self.request.service) if self.guest is not None else None
+        return provided is not None and not (provided.worker or provided.traits & Trait.STREAM
+                                             or inspect.iscoroutinefunction(provided.function))
 
     def heed(self, cancel: Callable[[], object]) -> None:
         """From now on have *cancel* called when the caller gives the call up, or is gone and was all who wanted it."""

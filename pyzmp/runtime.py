@@ -88,7 +88,8 @@ class Runtime:
         self.sessions = Sessions(self.context, self._thread.loop, self.member.id)
         self._looked = False
         self.hosts: dict[asyncio.AbstractEventLoop, Any] = {}  # each knows its loop: as weak keys they would stay
-        loop = self._thread.loop
+        self.ends: list[Callable[[], Coroutine[Any, Any, object]]] = []  # what comes before ours, the last one first
+        loop = self.loop = self._thread.loop
         try:
             self._finder = finder_for(settings.registry, self.context, domain, loop)
         except BaseException:  # nothing is left of what has failed
@@ -286,6 +287,8 @@ class Runtime:
         self.context.close()
 
     async def _close(self) -> None:
+        for end in reversed(self.ends):
+            await end()
         await self.sessions.close_shared()
         await self.replica.close()
 
@@ -345,9 +348,8 @@ class _State:
         runtime, self._runtime = self._runtime, None
         if runtime is not None:
             self._inherited.append(runtime)
-            runtime.context.close_inherited()
-            runtime.replica.close_inherited()
-            runtime.sessions.close_inherited()
+            for held in (runtime.context, runtime.replica, runtime.sessions, *runtime.hosts.values()):
+                held.close_inherited()
 
 
 _state = _State()

@@ -17,6 +17,7 @@ from typing import Any
 from pyzmp import runtime
 from pyzmp.channels.declare import service
 from pyzmp.channels.discovery import discover
+from pyzmp.channels.topic import Topic
 from pyzmp.exceptions import CallTimeout, InvalidCall, NodeDied, NodeExists, RemoteError, UnknownService
 from pyzmp.life import Kind
 from pyzmp.node import Node
@@ -28,7 +29,15 @@ BOUND = 10.0  # seconds that one check may wait for anything
 
 
 class Probe(Node):
-    """The node that the self-test asks."""
+    """The node that the self-test asks, and listens to."""
+
+    value = Topic(float)
+
+    @service
+    def tell(self, count: int) -> None:
+        """Publish so many values."""
+        for number in range(count):
+            self.value.publish(number / 2)
 
     @service
     def add(self, a: int, b: int) -> int:
@@ -122,6 +131,8 @@ def _checks(directory: str) -> Iterator[tuple[str, Check]]:
         for transport, address in _transports(directory):
             if kind != "process" or transport not in ("memory", "inproc"):
                 yield f"{kind} over {transport}", lambda k=kind, a=address: _over(k, a)  # type: ignore[misc]
+        yield f"{kind}: publishes to whoever subscribes", lambda kind=kind: _published(kind)  # type: ignore[misc]
+    yield "a program without nodes publishes", _program
     yield "errors keep their type and bring their traceback", _errors
     yield "arguments are checked, and the service does not run", _arguments
     yield "a call ends at its deadline", _deadline
@@ -174,6 +185,23 @@ def _over(kind: Kind, address: str | None) -> None:
         _expect(asyncio.run(Probe.add.acall(4, 5)) == 9, "an awaited call")
         _expect(Probe.add.submit(1, 1).result(BOUND) == 2, "a future")
         _expect(Probe.size(bytes(1_000_000)) == 1_000_000, "a megabyte")
+
+
+def _published(kind: Kind) -> None:
+    with Probe("probe", kind=kind), Probe.value.subscribe(timeout=BOUND) as values:
+        Probe.tell(1000)
+        _expect([next(values) for _ in range(1000)] == [number / 2 for number in range(1000)], "what was published")
+        _expect((values.received, values.dropped, values.lost) == (1000, 0, 0), "the counts of what came")
+        account = Probe.value.accounts()[-1]
+        _expect((account.offered, account.dropped) == (1000, 0), f"the publisher says {account}")
+
+
+def _program() -> None:
+    said = Topic(str, "selftest/said")
+    with said.subscribe(timeout=BOUND) as heard:
+        said.wait_for_subscribers(timeout=BOUND)
+        said.publish("something")
+        _expect(next(heard) == "something", "what was published")
 
 
 def _errors() -> None:

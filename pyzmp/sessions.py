@@ -71,6 +71,7 @@ class Sessions:
         self._pauses: set[Callable[[], object]] = set()  # what is called where `later` comes to nothing
         self._posting = 0, 0  # one-way calls that were asked and have not begun, and their bytes
         self._near: dict[asyncio.AbstractEventLoop, _Near] = {}
+        self.intakes: dict[asyncio.AbstractEventLoop, Any] = {}  # by which subscriptions come, of each loop
 
     def line(self, target: Target) -> Line:
         """A new session to *target*'s loop."""
@@ -240,6 +241,9 @@ class Sessions:
         self._closed = True
         for line in list(self._shared.values()):
             line.close()
+        intake = self.intakes.get(self._loop)
+        if intake is not None:
+            intake.close()
         self._end_asked()
         self._end_pauses()
 

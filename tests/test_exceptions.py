@@ -20,6 +20,7 @@ ARGUMENTS = {
     RemoteError: (("KeyError", "'tea'"), {"traceback_text": "Traceback ...", "nodes": ["a", "b"], "service": "s"}),
     CannotTravel: (("Lock", "arguments[0]", "it is a lock"), {}),
     NodeExists: (("kitchen", "pid 1", "pid 2"), {}),
+    exceptions.RecordingError: (("it is damaged", "a.rec", 5), {}),
 }
 EXECUTED = {"RemoteError": True, "UnknownService": False, "InvalidCall": False, "Overloaded": False, "Refused": False,
             "DeadlockError": False}

@@ -23,8 +23,10 @@ ROWS = [
     {"transport", "coprocess"},
     {"registry"},
     {"loopthread"},
-    {"sessions"},
+    {"publisher"},
+    {"publishing", "sessions", "subscribing"},
     {"runtime"},
+    {"program"},
     {"channels"},
     {"guest"},
     {"pending"},
@@ -33,12 +35,12 @@ ROWS = [
     {"life"},
     {"node"},
     {"together"},
-    {"application", "group", "testing"},
-    {"selftest"},
+    {"application", "group", "recording", "testing"},
+    {"flow", "selftest"},
     {"cli"},
 ]
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
-FRONT = {"__init__.py", "__main__.py"}  # the public names, and python -m pyzmp: above every row
+FRONT = {"__init__.py", "__main__.py", "typing.py"}  # the public names, and python -m pyzmp: above every row
 
 # Who may import what only few may.  A room, or a module as "room/module".
 OWNERS = {

@@ -14,6 +14,7 @@ import pytest
 
 import pyzmp
 from pyzmp import exceptions
+from pyzmp import typing as annotations
 from pyzmp.version import __version__
 
 if sys.version_info >= (3, 11):
@@ -87,8 +88,16 @@ def test_the_public_names_are_few_and_all_there() -> None:
 
 
 def test_every_public_name_is_in_the_reference() -> None:
-    documented = set(re.findall(r"\bpyzmp\.(\w+)", REFERENCE)) - {"exceptions", "channels"}
+    modules = {"exceptions", "channels", "flow", "recording", "typing"}
+    documented = set(re.findall(r"\bpyzmp\.(\w+)", REFERENCE)) - modules
     assert documented == set(pyzmp.__all__)
+
+
+def test_what_annotations_find_in_typing_is_in_the_reference_and_the_other_way_round() -> None:
+    documented = set(re.findall(r"\bpyzmp\.typing\.(\w+)", REFERENCE))
+    aliases = {"Event", "FullQueue"}  # of what is there
+    assert documented | aliases == set(annotations.__all__)
+    assert [name for name in annotations.__all__ if not hasattr(annotations, name)] == []
 
 
 @pytest.mark.parametrize("name", pyzmp.__all__ if hasattr(pyzmp, "__all__") else [])

@@ -41,7 +41,7 @@ class Arrivals(Generic[T]):
     def take(self, timeout: float) -> T:
         """Take the next, and block for it at most *timeout* seconds; raises TimeoutError then."""
         try:
-            return self._items.get(timeout=min(timeout, _FOREVER))
+            return self._items.get(timeout=max(0.0, min(timeout, _FOREVER)))
         except queue.Empty:
             raise TimeoutError from None
 

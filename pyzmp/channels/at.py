@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from pyzmp.channels.declare import ServiceMethod, methods_of, parameters_of
+from pyzmp.channels.declare import ServiceMethod, methods_of, parameters_of, topics_of
 from pyzmp.channels.parameter import Parameter
+from pyzmp.channels.topic import Topic
 from pyzmp.registry.domain import check_node_name
 
 
@@ -27,8 +28,11 @@ class At:
             return found.of_node(self._node)
         if isinstance(found, Parameter):
             return found.of_node(self._node, self._cls)
+        if isinstance(found, Topic):
+            return found if found.full_name is not None else found.of_node(self._node, self._cls)
+        known = [*methods_of(self._cls), *parameters_of(self._cls), *topics_of(self._cls)]
         raise AttributeError(f"{self._cls.__name__} declares no channel {attribute!r}; it has "
-                             f"{', '.join([*methods_of(self._cls), *parameters_of(self._cls)]) or 'none'}")
+                             f"{', '.join(known) or 'none'}")
 
     def __setattr__(self, attribute: str, value: object) -> None:
         how = f"write ….{attribute}.set(…)" if attribute in parameters_of(self._cls) else "it has channels only"

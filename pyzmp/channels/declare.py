@@ -13,6 +13,8 @@ from pyzmp.channels.channel import Channel, Declared
 from pyzmp.channels.parameter import Parameter
 from pyzmp.channels.service import Service
 from pyzmp.channels.streaming import StreamService
+from pyzmp.channels.subscribe import check_handlers
+from pyzmp.channels.topic import Topic
 from pyzmp.exceptions import InvalidAnnotation
 from pyzmp.protocol.deadline import seconds
 from pyzmp.protocol.facts import Trait
@@ -266,6 +268,18 @@ def parameters_of(cls: type) -> dict[str, Parameter[Any]]:
     return {attribute: found for attribute, found in _members(cls).items() if isinstance(found, Parameter)}
 
 
+def topics_of(cls: type) -> dict[str, Topic[Any]]:
+    """The topics of their own that the nodes of *cls* publish, by attribute."""
+    return {attribute: found for attribute, found in _members(cls).items()
+            if isinstance(found, Topic) and found.full_name is None}
+
+
+def topic_marks_of(cls: type, attribute: str) -> tuple[str, ...]:
+    """The marks by which subscribers of a class's topic find it: one for each class that declares it."""
+    return tuple(f"{base.__qualname__}.{attribute}" for base in cls.__mro__
+                 if isinstance(vars(base).get(attribute), Topic))
+
+
 def timers_of(cls: type) -> dict[str, float | Parameter[Any]]:
     """The timers of *cls*: attribute and period."""
     return {attribute: getattr(found, Timer.ATTRIBUTE) for attribute, found in _members(cls).items()
@@ -294,11 +308,21 @@ def check_class(cls: type, base: type) -> None:
                             "too")
         elif isinstance(value, Parameter):
             _check_parameter(value, attribute, shown, base)
-        if any(isinstance(vars(owner)[attribute], Parameter) for owner in owners) and not isinstance(value, Parameter):
-            raise TypeError(f"{shown} overrides a parameter of {cls.__qualname__} without being one; write "
-                            f"{attribute} = Parameter(...)")
+        elif isinstance(value, Topic):
+            _check_topic(value, attribute, shown, base)
+        _check_kind(cls, value, attribute, shown)
     _check_names(cls, named)
     _check_periods(cls)
+    check_handlers(cls)
+
+
+def _check_kind(cls: type, value: object, attribute: str, shown: str) -> None:
+    """Raise TypeError where *value* stands for a parameter or a topic of a class above, and is none."""
+    for kind in (Parameter, Topic):
+        hidden = any(isinstance(vars(parent).get(attribute), kind) for parent in cls.__mro__)
+        if hidden and not isinstance(value, kind):
+            raise TypeError(f"{shown} overrides a {kind.__name__.lower()} of {cls.__qualname__} without being one; "
+                            f"write {attribute} = {kind.__name__}(...)")
 
 
 def _check_parameter(parameter: Parameter[Any], attribute: str, shown: str, base: type) -> None:
@@ -310,6 +334,15 @@ def _check_parameter(parameter: Parameter[Any], attribute: str, shown: str, base
     check_service_name(attribute)
     with contextlib.suppress(Unresolved):  # a name that is defined later: looked up again when it is needed
         parameter.checked(parameter.default, f"the default of parameter {shown}")
+
+
+def _check_topic(topic: Topic[Any], attribute: str, shown: str, base: type) -> None:
+    if hasattr(base, attribute):
+        raise TypeError(f"topic {shown} would hide {base.__name__}.{attribute}; give it another name")
+    if topic.full_name is None and topic.attribute != attribute:
+        raise TypeError(f"topic {shown} has the name {topic.attribute!r} already; make it a Topic(...) of its own")
+    with contextlib.suppress(Unresolved):  # a name that is defined later: looked up again when it is needed
+        topic.check_annotation()
 
 
 def _check_names(cls: type, services: dict[str, str]) -> None:

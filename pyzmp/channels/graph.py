@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -27,7 +27,9 @@ from pyzmp.protocol.facts import (
     ServiceFact,
     SubscriberFact,
 )
+from pyzmp.protocol.index import GROUP
 from pyzmp.protocol.outcomes import unknown
+from pyzmp.protocol.topics import Pattern
 
 T = TypeVar("T")
 _packed = msgspec.msgpack.Encoder().encode
@@ -69,8 +71,9 @@ class GraphParameter(msgspec.Struct, frozen=True):
 class GraphNode(msgspec.Struct, frozen=True):
     """A node: what it is, where it lives and what it offers.
 
-    ``kind`` is ``process``, ``thread``, ``entity`` or ``group``; ``cls`` the qualified name of its class;
-    ``groups`` are those that it is in, the innermost first.  ``publishes`` and ``subscribes`` are names of topics.
+    ``kind`` is ``process``, ``thread``, ``entity`` or ``group``, or ``program`` for one that publishes by itself;
+    ``cls`` the qualified name of its class; ``groups`` are those that it is in, the innermost first.  ``publishes``
+    are names of topics, and ``subscribes`` names or patterns of them.
     ``confirmed`` is how long ago, in seconds before the snapshot, the registry last knew its process to be there.
     """
 
@@ -104,12 +107,18 @@ class GraphNode(msgspec.Struct, frozen=True):
 
 
 class GraphTopic(msgspec.Struct, frozen=True):
-    """A topic: its ``type`` as a text, and the names of the nodes that publish it and of those that listen."""
+    """A topic: its ``type`` as a text, and the names of the nodes that publish it and of those that listen.
+
+    A node listens also where a pattern of its selects the topic.  ``apart`` are those publishers and subscribers
+    that have nothing to do with each other nevertheless: where a node listens to what one class declares, and
+    another publishes a topic of the same name.
+    """
 
     name: str
     type: str
     publishers: tuple[str, ...]
     subscribers: tuple[str, ...]
+    apart: frozenset[tuple[str, str]] = frozenset()
 
 
 class Edge(msgspec.Struct, frozen=True):
@@ -142,7 +151,8 @@ class Graph(msgspec.Struct, frozen=True):
     def edges(self) -> tuple[Edge, ...]:
         """Who publishes what to whom."""
         return tuple(Edge(topic.name, publisher, subscriber) for topic in self.topics
-                     for publisher in topic.publishers for subscriber in topic.subscribers)
+                     for publisher in topic.publishers for subscriber in topic.subscribers
+                     if (publisher, subscriber) not in topic.apart)
 
     def node(self, name: str) -> GraphNode:
         """The node of that name; raises LookupError, which names the nearest one."""
@@ -270,14 +280,53 @@ def _node(node: NodeFact, parts: Mapping[tuple[type, str], list[Any]], confirmed
 
 
 def _topics(facts: Iterable[Fact]) -> tuple[GraphTopic, ...]:
-    found: dict[str, list[PublisherFact | SubscriberFact]] = {}
+    """The topics that are published, and those that are listened to by their names."""
+    published: dict[str, list[PublisherFact]] = {}
+    listening: dict[tuple[str, tuple[str, ...]], list[SubscriberFact]] = {}  # by what they select
+    members: dict[str, list[str]] = {}  # by group
     for fact in facts:
-        if isinstance(fact, (PublisherFact, SubscriberFact)):
-            found.setdefault(fact.topic, []).append(fact)
-    return tuple(GraphTopic(
-        name, min(found[name], key=lambda fact: isinstance(fact, SubscriberFact)).text,
-        tuple(sorted(fact.node for fact in found[name] if isinstance(fact, PublisherFact))),
-        tuple(sorted(fact.node for fact in found[name] if isinstance(fact, SubscriberFact)))) for name in sorted(found))
+        if isinstance(fact, PublisherFact):
+            published.setdefault(fact.topic, []).append(fact)
+        elif isinstance(fact, SubscriberFact):
+            listening.setdefault((fact.topic, fact.marks), []).append(fact)
+        elif isinstance(fact, NodeFact):
+            members.update({fact.name: members.get(fact.name, [])} if fact.kind == GROUP else {})
+            for group in fact.groups:
+                members.setdefault(group, []).append(fact.name)
+    heard = {name: _Heard(found[0].text, {fact.node for fact in found}, {}) for name, found in published.items()}
+    for (topic, marks), subscribers in listening.items():
+        for name in _chosen(topic, marks, published, members):
+            publishers = {fact.node for fact in published.get(name, ()) if not marks or {*marks} & {*fact.marks}}
+            if publishers or name == topic:
+                by = heard.setdefault(name, _Heard(subscribers[0].text, set(), {})).by
+                for fact in subscribers:
+                    by[fact.node] = by.get(fact.node, set()) | publishers
+    return tuple(heard[name].topic(name) for name in sorted(heard))
+
+
+class _Heard(NamedTuple):
+    """A topic: who publishes it, and whose messages each subscriber gets."""
+
+    text: str
+    publishers: set[str]
+    by: dict[str, set[str]]
+
+    def topic(self, name: str) -> GraphTopic:
+        return GraphTopic(
+            name, self.text, tuple(sorted(self.publishers)), tuple(sorted(self.by)),
+            frozenset((publisher, one) for one, known in self.by.items() for publisher in self.publishers - known))
+
+
+def _chosen(topic: str, marks: Iterable[str], published: Iterable[str], members: Mapping[str, list[str]]) -> list[str]:
+    """The names of the topics that a subscriber's fact is about."""
+    if "*" in topic:
+        try:
+            pattern = Pattern(topic)
+        except ValueError:  # whoever announced it
+            return []
+        return [name for name in published if pattern.matches(name)]
+    node, _, attribute = topic.rpartition("/")
+    return [f"{member}/{attribute}" for member in members[node]] if marks and node in members else [topic]
 
 
 def _look(here: runtime.Runtime, seen: _Taken | None) -> tuple[_Taken, Callable[[], Graph]] | None:

@@ -8,6 +8,7 @@ import click
 
 from pyzmp import selftest
 from pyzmp.cli.keys import keys
+from pyzmp.cli.record import record, recording, replay
 from pyzmp.cli.registry import registry
 from pyzmp.version import __version__
 
@@ -27,4 +28,7 @@ def main(context: click.Context) -> None:
 
 
 main.add_command(keys)
+main.add_command(record)
+main.add_command(recording)
 main.add_command(registry)
+main.add_command(replay)

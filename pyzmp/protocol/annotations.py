@@ -27,6 +27,7 @@ from pyzmp.protocol.forms import (
     SCALARS,
     Form,
     Mismatch,
+    collected,
     only,
     part,
     record_converter,
@@ -121,7 +122,7 @@ class Reader:
             if not isinstance(value, ARRAYS):
                 raise Mismatch(text, value)
             if item is ANY:
-                return value if type(value) is kind else kind(value)
+                return value if type(value) is kind else collected(kind, value, text)
             done = []
             try:
                 for each in value:
@@ -129,9 +130,10 @@ class Reader:
             except Mismatch as mismatch:
                 mismatch.parts.append(f"[{len(done)}]")
                 raise
-            return done if kind is list else kind(done)
+            return done if kind is list else collected(kind, done, text)
         return self.quick(Form(text, convert, wire=frozenset({kind}), schema=f"{kind.__name__}[{item.schema}]",
-                               plain=item.plain and types.GenericAlias(kind, (item.plain,)), deep=item.deep))
+                               plain=item.plain and types.GenericAlias(kind, (item.plain,)), deep=item.deep,
+                               shape=(kind.__name__, item)))
 
     def mapping(self, key: Form, item: Form) -> Form:
         text = "dict" if key is item is ANY else f"dict[{key.text}, {item.text}]"
@@ -151,11 +153,11 @@ class Reader:
             return done
         plain = key.plain and item.plain and types.GenericAlias(dict, (key.plain, item.plain))
         return self.quick(Form(text, convert, wire=frozenset({dict}), schema=f"dict[{key.schema}, {item.schema}]",
-                               plain=plain, deep=item.deep))
+                               plain=plain, deep=item.deep, shape=("dict", key, item)))
 
     def read_tuple(self, arguments: tuple[Any, ...]) -> Form:
         if len(arguments) == 2 and arguments[1] is ...:
-            same = self.container(list, [self.read(arguments[0])])
+            same = self.container(list, [item := self.read(arguments[0])])
             text = f"tuple[{same.text[5:-1] or 'Any'}, ...]"
             plain = same.plain and types.GenericAlias(tuple, (*get_args(same.plain), ...))
 
@@ -164,7 +166,7 @@ class Reader:
                     raise Mismatch(text, value)
                 return tuple(same.convert(value))
             return Form(text, convert_all, wire=frozenset({tuple}), schema=f"tuple{same.schema[4:]}...", plain=plain,
-                        deep=same.deep)
+                        deep=same.deep, shape=("tuple", item))
         items = [] if arguments == ((),) else [self.read(argument) for argument in arguments]
         return self.fixed(f"tuple[{', '.join(form.text for form in items) or '()'}]", items, tuple)
 
@@ -181,7 +183,7 @@ class Reader:
                          for at, (form, each) in enumerate(zip(items, value, strict=False))])
         inner = ", ".join(form.schema for form in items)
         return Form(text, convert, wire=frozenset({tuple}), schema=f"{text.partition('[')[0]}[{inner}]",
-                    deep=any(form.deep for form in items))
+                    deep=any(form.deep for form in items), shape=("fixed", least, items))
 
     def quick(self, form: Form) -> Form:
         """``form`` with msgspec in front of its own rules, where both agree on every value that msgspec takes."""
@@ -210,7 +212,7 @@ class Reader:
                     return given
             raise Mismatch(text, reason=f"expected {text}, got {shown(value)}")
         own = next((type(value) for value in values if isinstance(value, Enum)), None)
-        return Form(text, convert, wire=frozenset(map(type, plain)), own=own)
+        return Form(text, convert, wire=frozenset(map(type, plain)), own=own, shape=("literal", plain))
 
     def enum(self, kind: type[Enum]) -> Form:
         def convert(value: Any) -> Any:
@@ -225,7 +227,7 @@ class Reader:
             return member
         members = sorted(f"{member.name}={member.value!r}" for member in kind)
         return Form(kind.__name__, convert, wire=frozenset(type(member.value) for member in kind), own=kind,
-                    schema=f"enum {kind.__name__}({', '.join(members)})")
+                    schema=f"enum {kind.__name__}({', '.join(members)})", shape=("enum", kind))
 
     def constrained(self, form: Form, metadata: tuple[Any, ...]) -> Form:
         limits = [item for item in metadata if isinstance(item, msgspec.Meta)]
@@ -252,7 +254,7 @@ class Reader:
         except TypeError as error:
             raise InvalidAnnotation(f"{self.where}: {error}") from error
         return Form(form.text, convert, wire=form.wire, schema=schema, own=form.own, deep=form.deep,
-                    plain=form.plain and annotation)
+                    plain=form.plain and annotation, shape=("where", form, limits))
 
     def union(self, arms: list[Form]) -> Form:
         if ANY in arms:
@@ -278,14 +280,15 @@ class Reader:
         return Form(text, convert, wire=frozenset().union(*(form.wire for form in arms)),
                     schema=" | ".join(sorted(form.schema for form in arms)),
                     exact=frozenset().union(*(form.exact for form in arms)), deep=any(form.deep for form in arms),
-                    plain=Union[tuple(form.plain for form in arms)] if simple else None)  # noqa: UP007
+                    plain=Union[tuple(form.plain for form in arms)] if simple else None,  # noqa: UP007
+                    shape=("or", arms))
 
     def distinct(self, arms: list[Form], text: str) -> None:
         """Refuse a union of which one arm, once it has travelled, looks like another."""
         for place, left in enumerate(arms):
             for right in arms[place + 1:]:
                 hidden = left.own or right.own or (left.deep and right.deep)
-                if hidden and left.wire & right.wire and not _apart(left, right):
+                if hidden and left.wire & right.wire and not left.is_apart(right):
                     self.refuse(text, f"is ambiguous: on the wire {left.text} and {right.text} look the same")
 
     # -- classes
@@ -300,7 +303,7 @@ class Reader:
         parts: dict[str, tuple[Form, bool]] = {}        # filled below, since they may have the record itself in them
         form = self.records[kind] = Form(
             name, record_converter(kind, name, parts), frozenset({dict}), own=kind, deep=True, schema=f"record {name}",
-            keys=frozenset(required), literals=literals)
+            keys=frozenset(required), literals=literals, shape=("record", kind, parts, literals))
         for field in required:
             self.where = f"{outer}, field {name}.{field}"
             parts[field] = self.read(hints[field]), required[field]
@@ -334,13 +337,13 @@ class Reader:
             if not free and not issubclass(value.dtype.type, wanted):  # type: ignore[attr-defined]
                 raise Mismatch(text, reason=f"expected {text}, got an array of {value.dtype}")  # type: ignore[attr-defined]
             return value
-        return Form(text, convert, wire=frozenset({kind}))
+        return Form(text, convert, wire=frozenset({kind}), shape=("array", () if free else wanted))
 
     def numpy_scalar(self, kind: type) -> Form:
         if kind.__name__ in ("str_", "bytes_", "object_", "void", "longdouble", "clongdouble"):
             self.refuse(kind, "does not arrive as itself")
         text = f"numpy.{kind.__name__.strip('_')}"
-        return Form(text, only(kind)(text), wire=frozenset({kind}))
+        return Form(text, only(kind)(text), wire=frozenset({kind}), shape=("number", kind))
 
 
 def hints_of(thing: Any, where: str, names: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -370,14 +373,6 @@ def _inside(origin: Any, arguments: tuple[Any, ...]) -> Any:
     given = dict(zip(origin.__type_params__, arguments, strict=True))
     free = getattr(origin.__value__, "__parameters__", ())
     return origin.__value__[tuple(given[each] for each in free)] if free else origin.__value__
-
-
-def _apart(left: Form, right: Form) -> bool:
-    """Whether two records can be told apart by their fields."""
-    if not left.keys or not right.keys:
-        return False
-    return left.keys != right.keys or any(
-        not left.literals[name] & right.literals[name] for name in left.literals.keys() & right.literals.keys())
 
 
 def _fields_of(kind: Any, hints: dict[str, Any]) -> dict[str, bool]:

@@ -34,7 +34,8 @@ def take(value: Any) -> tuple[str, list[int], memoryview]:
     if not _DTYPE.fullmatch(array.dtype.str):
         raise TypeError(f"arrays of {array.dtype} have no form on the wire; send plain numbers, dates or text")
     flat = np.ascontiguousarray(array).reshape(-1)
-    return array.dtype.str, list(array.shape), memoryview(flat.view(np.uint8) if flat.nbytes else b"")
+    data: Any = flat.view(np.uint8) if flat.nbytes else b""
+    return array.dtype.str, list(array.shape), memoryview(data)
 
 
 def make(dtype: Any, shape: Any, data: Any) -> Any:

@@ -182,12 +182,13 @@ class Subscribe(_Message, frozen=True, tag=13):
 class Subscribed(_Message, frozen=True, tag=14):
     """A `Subscribe` stands: all from message ``number`` on is for it, of the feed that ``life`` names.
 
-    Where it does not stand, the answer is a `Failure`.
+    ``shape`` is the type that is published.  Where it does not stand, the answer is a `Failure`.
     """
 
     call: int
     life: bytes
     number: int
+    shape: bytes = b""
 
 
 class Published(_Message, frozen=True, tag=15):

@@ -134,13 +134,17 @@ class ParameterFact(_Struct, frozen=True, tag="parameter"):
 
 
 class PublisherFact(_Struct, frozen=True, tag="publisher"):
-    """A node publishes a topic: its ``schema``'s fingerprint, and its type as ``text``."""
+    """A node publishes a topic: its ``schema``'s fingerprint, its type as ``text``.
+
+    ``marks`` name the declarations that it comes from, as ``Class.attribute``: of each class that declares it.
+    """
 
     node: Name
     topic: Name
     owner: Name
     schema: Text = ""
     text: Text = ""
+    marks: tuple[Text, ...] = ()
 
     @property
     def key(self) -> Key:
@@ -148,13 +152,18 @@ class PublisherFact(_Struct, frozen=True, tag="publisher"):
 
 
 class SubscriberFact(_Struct, frozen=True, tag="subscriber"):
-    """A node listens to a topic: its ``schema``'s fingerprint, and its type as ``text``."""
+    """A node listens to a topic, or to all that a pattern selects: its ``schema``'s fingerprint, its type as ``text``.
+
+    With ``marks``, to those publishers only that have one of them; ``topic`` may then begin with the name of a group,
+    for any member of it.
+    """
 
     node: Name
     topic: Name
     owner: Name
     schema: Text = ""
     text: Text = ""
+    marks: tuple[Text, ...] = ()
 
     @property
     def key(self) -> Key:

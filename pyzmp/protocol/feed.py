@@ -141,6 +141,11 @@ class Outlet:
         self._size = min(self._size + size, MAX)
         return list(self._leave())
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether `BATCH` messages more would leave at once."""
+        return not self._queue and self._items >= BATCH and self._size > 0
+
     def has_room(self, size: int) -> bool:
         """Whether a message more, of *size* bytes, would wait or leave, and neither be dropped nor drop another."""
         return (not self._queue and self._items > 0 and self._size > 0) or not self._is_full(size)
@@ -250,6 +255,11 @@ class Feed:
         """Whether all who block the publisher have room for a message more, of *size* bytes."""
         return all(outlet.has_room(size) for outlet in self.blocking)
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether all who block the publisher have room for `BATCH` messages more, which would leave at once."""
+        return all(outlet.is_clear for outlet in self.blocking)
+
     def publish(self, time: float, body: bytes, buffers: Sequence[Buffer] = ()) -> bool:
         """Take a message; True where it is time to `flush`, at the latest.
 
@@ -264,6 +274,12 @@ class Feed:
             self._buffers = buffers
             return True
         return len(self._bodies) >= BATCH or self._gathered >= BATCH_SIZE
+
+    def extend(self, times: Sequence[float], bodies: Sequence[bytes]) -> None:
+        """Take messages without buffers, no more than may travel together."""
+        self._times.extend(times)
+        self._bodies.extend(bodies)
+        self._gathered += sum(map(len, bodies))
 
     def flush(self) -> list[tuple[Outlet, list[Run | Skip]]]:
         """Offer what was gathered to all; what is to be sent to whom now."""

@@ -58,14 +58,23 @@ class Form:
     keys: frozenset[str] = frozenset()          # a record's: the names of its fields
     literals: Mapping[str, frozenset[Any]] = field(default_factory=dict)     # and those with certain values only
     item: Form | None = None                    # a stream's: what each of its items is
+    shape: tuple[Any, ...] = ()                 # how it is made, and of what, to be told to others
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "schema", self.schema or self.text)
+        object.__setattr__(self, "shape", self.shape or (self.text,))
 
     def fits(self, fields: dict[Any, Any]) -> int:
         """How well a record's map fits by its looks."""
         tags = [type(fields.get(name)) in TAGS and fields[name] in values for name, values in self.literals.items()]
         return 2 * all(tags) + (self.keys == fields.keys())
+
+    def is_apart(self, other: Form) -> bool:
+        """Whether two records can be told apart by their fields."""
+        if not self.keys or not other.keys:
+            return False
+        return self.keys != other.keys or any(
+            not self.literals[name] & other.literals[name] for name in self.literals.keys() & other.literals.keys())
 
 
 def only(*kinds: type) -> Callable[[str], Callable[[Any], Any]]:
@@ -176,6 +185,14 @@ def streamed(name: str, item: Form, whole: Form) -> Form:
             return value
         raise Mismatch(text, value)
     return Form(text, convert, wire=frozenset(), schema=f"stream[{item.schema}]", item=item)
+
+
+def collected(kind: type, items: Any, text: str) -> Any:
+    """A container made of *items*; Mismatch where one that needs a hash has none."""
+    try:
+        return kind(items)
+    except TypeError as error:
+        raise Mismatch(text, reason=f"expected {text}, got an item without a hash") from error
 
 
 def part(form: Form, value: Any, where: str) -> Any:

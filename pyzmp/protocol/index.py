@@ -16,8 +16,10 @@ from pyzmp.protocol.facts import (
     ServiceFact,
     SubscriberFact,
 )
+from pyzmp.protocol.topics import Pattern
 
 GROUP = "group"  # the kind of a node that stands for those that are in it
+SELECTIONS = 1024  # of publishers that are remembered
 
 
 class _Pool:
@@ -56,6 +58,8 @@ class Facts:
         self._pools: dict[tuple[str, str], _Pool] = {}  # by service and group; all there are have no group
         self._members: dict[str, dict[str, NodeFact]] = {}  # by group
         self._topics: dict[tuple[type, str], dict[str, PublisherFact | SubscriberFact]] = {}
+        self._marked: dict[str, dict[Key, PublisherFact]] = {}
+        self._selected: dict[tuple[Pattern | None, str, str], tuple[PublisherFact, ...]] = {}  # what was asked for
 
     def __len__(self) -> int:
         return len(self._facts)
@@ -122,6 +126,34 @@ class Facts:
         found = self._topics.get((SubscriberFact, topic), {}).copy().values()
         return [fact for fact in found if isinstance(fact, SubscriberFact)]
 
+    def selected(self, *, name: Pattern | None = None, mark: str = "", node: str = "") -> tuple[PublisherFact, ...]:
+        """The publishers of the topics that *name* selects, that have the *mark*, and are the *node* or in it.
+
+        What is not given selects all.  The same tuple, the very object, until publishers, nodes or groups change, so
+        that it can be asked for after every change.
+        """
+        known = self._selected  # before it is looked up, so that nobody keeps there what a change has made old
+        found = known.get((name, mark, node))
+        if found is None:
+            found = tuple(fact for fact in self._candidates(name, mark, node)
+                          if (not mark or mark in fact.marks) and (name is None or name.matches(fact.topic)))
+            if len(known) < SELECTIONS:
+                known[name, mark, node] = found
+        return found
+
+    def _candidates(self, name: Pattern | None, mark: str, node: str) -> Iterable[PublisherFact]:
+        """Some publishers, all among them that are selected."""
+        if node:
+            by = self._nodes.get(node)
+            nodes = [each.name for each in self.members(node)] if by is not None and by.kind == GROUP else [node]
+            return [part for each in nodes for part in self.parts(each) if isinstance(part, PublisherFact)]
+        if name is not None and name.plain:
+            return self.publishers(name.text)
+        if mark:
+            return list(self._marked.get(mark, {}).copy().values())
+        return [fact for kind, topic in self._topics.copy()
+                if kind is PublisherFact and (name is None or name.matches(topic)) for fact in self.publishers(topic)]
+
     def change(self, puts: Iterable[Fact] = (), deletes: Iterable[Key] = (), gone: Sequence[str] = ()) -> None:
         """Apply one change: deletions first.  A node takes its parts with it."""
         for key in deletes:
@@ -148,9 +180,12 @@ class Facts:
             self._parts.setdefault(fact.node, {})[fact.key] = fact
             node = self._nodes.get(fact.node)
             if isinstance(fact, PublisherFact | SubscriberFact):
-                self._topics.setdefault((type(fact), fact.topic), {})[fact.node] = fact
+                self._unmark(known)
+                self._enter(fact)
             elif isinstance(fact, ServiceFact) and node is not None:
                 self._provide(node, fact)
+        if isinstance(fact, NodeFact | PublisherFact):
+            self._selected = {}
 
     def _delete(self, key: Key) -> None:
         fact = self._facts.pop(key, None)
@@ -167,6 +202,8 @@ class Facts:
             if not parts:
                 del self._parts[fact.node]
             self._forget(self._nodes.get(fact.node), fact)
+        if isinstance(fact, NodeFact | PublisherFact):
+            self._selected = {}
 
     def _forget(self, node: NodeFact | None, part: Part) -> None:
         """Take what belonged to *node* out of the indexes."""
@@ -178,6 +215,21 @@ class Facts:
             self._topics[place].pop(part.node, None)
             if not self._topics[place]:
                 del self._topics[place]
+            self._unmark(part)
+
+    def _enter(self, fact: PublisherFact | SubscriberFact) -> None:
+        self._topics.setdefault((type(fact), fact.topic), {})[fact.node] = fact
+        if isinstance(fact, PublisherFact):
+            for mark in fact.marks:
+                self._marked.setdefault(mark, {})[fact.key] = fact
+
+    def _unmark(self, fact: Fact | None) -> None:
+        if isinstance(fact, PublisherFact):
+            for mark in fact.marks:
+                marked = self._marked.get(mark, {})
+                marked.pop(fact.key, None)
+                if not marked:
+                    self._marked.pop(mark, None)
 
     def _provide(self, node: NodeFact, service: ServiceFact) -> None:
         for group in ("", *node.groups):

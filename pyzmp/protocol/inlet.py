@@ -87,15 +87,20 @@ class Inlet:
         self._next = number
         return gap
 
-    def take(self, size: int) -> tuple[int, int, int] | None:
-        """One message, of *size* bytes, was taken; what to tell the publisher now: all that were, and the room.
+    @property
+    def settled(self) -> bool:
+        """Whether the publisher knows of all that was taken."""
+        return self._taken == self._acknowledged
+
+    def take(self, size: int, count: int = 1) -> tuple[int, int, int] | None:
+        """Messages were taken, of *size* bytes in all; what to tell the publisher now: all that were, and the room.
 
         It is told in lumps of half a window.
         """
-        self.received += 1
-        self._taken += 1
-        self._used += 1
-        self._used_size += size + AROUND
+        self.received += count
+        self._taken += count
+        self._used += count
+        self._used_size += size + AROUND * count
         bounds = self.bounds
         if bounds.window and (2 * self._used >= bounds.window or 2 * self._used_size >= bounds.window_size):
             return self.settle()

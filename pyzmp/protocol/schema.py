@@ -13,6 +13,7 @@ from typing import Any, NoReturn, get_args, get_origin
 from pyzmp.exceptions import InvalidAnnotation, InvalidCall, MalformedMessage
 from pyzmp.protocol.annotations import Reader, Unresolved, hints_of
 from pyzmp.protocol.forms import ANY, ARRAYS, Form, Mismatch, shown, streamed
+from pyzmp.protocol.shapes import shape_of
 
 __all__ = ["Signature", "Type", "Unresolved"]
 
@@ -29,19 +30,25 @@ def _fingerprint(schema: str) -> str:
 
 
 class Type:
-    """The type of a topic, a parameter, or a service's result."""
+    """The type of a topic, a parameter, or a service's result.  ``shape`` is for `pyzmp.protocol.fits`."""
 
-    __slots__ = ("_form", "fingerprint", "text")
+    __slots__ = ("_form", "fingerprint", "shape", "text")
 
     def __init__(self, form: Form) -> None:
         self._form = form
         self.text = form.text
         self.fingerprint = _fingerprint(form.schema)
+        self.shape = shape_of(form)
 
     @classmethod
     def of(cls, annotation: Any, where: str = "this type") -> Type:
         """Raises InvalidAnnotation for what cannot be checked; ``where`` says in its text whose it is."""
         return cls(Reader(where).read(annotation))
+
+    @property
+    def exact(self) -> frozenset[type]:
+        """A value of exactly one of these types is one of this, without a look inside."""
+        return self._form.exact
 
     def convert(self, value: Any, path: str = "value") -> Any:
         """``value`` as it arrives: checked, and of the annotated class.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import math
 import os
 import socket
 import stat
@@ -277,6 +278,10 @@ class Listener:
             if key is not None:
                 self._known.discard(key)
                 yield key
+
+    def wait(self, timeout: float) -> None:
+        """Block until there is something to `receive`, or *timeout* seconds are over; by the millisecond."""
+        self._socket.poll(math.ceil(timeout * 1000))
 
     def pending(self) -> bool:
         """Whether there is something to `receive`, which ZeroMQ's descriptor may not tell again after a send."""

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
@@ -135,6 +136,11 @@ class MemoryListener:
 
     def receive(self) -> tuple[bytes, Frames] | None:
         return self.inbox.popleft() if self.inbox else None
+
+    def wait(self, timeout: float) -> None:
+        """Wait *timeout* seconds: whoever sends wakes the loop, and no thread."""
+        if not self.pending():
+            time.sleep(timeout)
 
     def knows(self, key: bytes, source: int) -> None:
         """Nothing to do: an end that leaves says so by its key."""

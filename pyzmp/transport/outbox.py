@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pyzmp.protocol import envelope
 from pyzmp.protocol.envelope import Buffer, Message
@@ -22,6 +22,13 @@ GATHER_BYTES = 64 * 1024
 log = logging.getLogger("pyzmp.transport")
 
 
+class Flushed(Protocol):
+    """What gathers in a turn, and is flushed when it ends."""
+
+    def flush(self) -> None:
+        """Let what is gathered leave now."""
+
+
 class Turn:
     """The turns of *loop*, as the outboxes of one end count them.  Without a loop there are none."""
 
@@ -31,7 +38,7 @@ class Turn:
         self.number = 0
         self._loop = loop
         self._open = False
-        self._gathering: list[Outbox] = []
+        self._gathering: list[Flushed] = []
 
     def begin(self) -> bool:
         """Begin a turn that the caller will `end`; False where one is under way."""
@@ -49,7 +56,7 @@ class Turn:
             self._loop.call_soon(self.end)
         return True
 
-    def gathers(self, outbox: Outbox) -> None:
+    def gathers(self, outbox: Flushed) -> None:
         """Have *outbox* flushed when the turn ends."""
         self._gathering.append(outbox)
 

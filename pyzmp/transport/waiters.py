@@ -7,6 +7,7 @@ import contextlib
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from pyzmp.protocol.outcomes import Ask, Event, Outcome, timed_out
@@ -58,7 +59,40 @@ class Waiter:
         return self._outcome if self._lock.acquire(timeout=min(left, _FOREVER)) else timed_out(ask, sent=True)
 
 
-def settle(future: asyncio.Future[Any], outcome: Event) -> None:
+class Changes:
+    """Waiting for changes of a state: for threads that block, and for coroutines.  Used in the state's *lock*."""
+
+    def __init__(self, lock: threading.RLock) -> None:
+        self._condition = threading.Condition(lock)
+        self._futures: set[asyncio.Future[Any]] = set()
+
+    def wait(self, predicate: Callable[[], bool], timeout: float) -> bool:
+        """Block until *predicate*, without the lock; what it says at last, after *timeout* seconds at most."""
+        return self._condition.wait_for(predicate, min(timeout, _FOREVER))
+
+    def next(self) -> asyncio.Future[Any]:
+        """The next change, for the running loop to wait for with `came`."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._futures.add(future)
+        return future
+
+    async def came(self, change: asyncio.Future[Any], over: float) -> bool:
+        """Wait for the *change*, outside of the lock, until the monotonic time *over*; whether it came."""
+        try:
+            return bool((await asyncio.wait([change], timeout=max(0.0, over - time.monotonic())))[0])
+        finally:
+            self._futures.discard(change)
+
+    def tell(self) -> None:
+        """Wake all who wait."""
+        self._condition.notify_all()
+        futures, self._futures = self._futures, set()
+        for future in futures:
+            with contextlib.suppress(RuntimeError):  # its loop is closed
+                future.get_loop().call_soon_threadsafe(settle, future, None)
+
+
+def settle(future: asyncio.Future[Any], outcome: Event | None) -> None:
     """Give *future* its outcome as a value, unless whoever waited has gone."""
     if not future.done() and not future.get_loop().is_closed():
         future.set_result(outcome)

@@ -15,7 +15,7 @@ from pyzmp import runtime
 from pyzmp.channels.graph import Edge, Graph, GraphParameter, _look, packed, unpacked
 from pyzmp.exceptions import MalformedMessage
 from pyzmp.protocol import codec
-from pyzmp.protocol.facts import Commit, Epoch, Member, NodeFact, Position, PublisherFact, SubscriberFact
+from pyzmp.protocol.facts import Commit, Epoch, Fact, Member, NodeFact, Position, PublisherFact, SubscriberFact
 from pyzmp.protocol.graph import View
 
 
@@ -148,6 +148,52 @@ def test_edges_are_from_who_publishes_to_who_listens() -> None:
     assert (found.node("a").publishes, found.node("c").subscribes) == (("news",), ("news", "rain"))
     assert "publishes news" in str(found.node("a"))
     assert "listens to rain" in str(found.node("c"))
+
+
+def announced(*facts: Fact, groups: dict[str, tuple[str, ...]] | None = None) -> Graph:
+    """A graph of nodes with these parts, and the *groups* that some are in."""
+    view = View()
+    inside = groups or {}
+    names = {fact.node for fact in facts if isinstance(fact, (PublisherFact, SubscriberFact))}
+    nodes = [NodeFact(name, "m", "loop", (), "thread", "host", 1, "C", groups=inside.get(name, ())) for name in names]
+    over = [NodeFact(name, "m", "loop", (), "group", "host", 1, "Group") for each in inside.values() for name in each]
+    view.facts.change([Member("m", "host", 1, "now"), *nodes, *over, *facts])
+    return graph_of(view)
+
+
+def test_a_pattern_listens_to_every_topic_that_it_selects() -> None:
+    found = announced(PublisherFact("a", "a/heat", "m", text="float"), PublisherFact("b", "b/heat", "m", text="float"),
+                      PublisherFact("b", "b/heating", "m", text="bool"), SubscriberFact("c", "*/heat", "m"),
+                      SubscriberFact("d", "a/**", "m"), SubscriberFact("e", "x/**", "m"))
+    assert found.edges == (Edge("a/heat", "a", "c"), Edge("a/heat", "a", "d"), Edge("b/heat", "b", "c"))
+    assert [(topic.name, topic.type) for topic in found.topics] == [
+        ("a/heat", "float"), ("b/heat", "float"), ("b/heating", "bool")]  # a pattern is the name of none
+    assert found.node("c").subscribes == ("*/heat",)
+
+
+def test_who_listens_to_what_a_class_declares_listens_to_nobody_else() -> None:
+    mark = ("Oven.heat",)
+    found = announced(PublisherFact("a", "a/heat", "m", marks=("Grill.heat", *mark)), PublisherFact("b", "b/heat", "m"),
+                      PublisherFact("b", "a/heat", "m"), SubscriberFact("c", "**/heat", "m", marks=mark),
+                      SubscriberFact("d", "b/heat", "m", marks=mark), SubscriberFact("e", "a/heat", "m"))
+    assert found.edges == (Edge("a/heat", "a", "c"), Edge("a/heat", "a", "e"), Edge("a/heat", "b", "e"))
+    assert found.topic("a/heat").apart == {("b", "c")}
+    assert found.topic("b/heat").subscribers == ("d",)
+
+
+def test_the_name_of_a_group_stands_for_its_members_where_a_class_is_meant() -> None:
+    mark, inside = ("Oven.heat",), {"a": ("floor", "house"), "b": ("house",)}
+    found = announced(PublisherFact("a", "a/heat", "m", marks=mark), PublisherFact("b", "b/heat", "m", marks=mark),
+                      PublisherFact("c", "c/heat", "m", marks=mark), SubscriberFact("d", "house/heat", "m", marks=mark),
+                      SubscriberFact("e", "floor/heat", "m", marks=mark), SubscriberFact("f", "house/heat", "m"),
+                      groups=inside)
+    assert found.edges == (Edge("a/heat", "a", "d"), Edge("a/heat", "a", "e"), Edge("b/heat", "b", "d"))
+    assert found.topic("house/heat").subscribers == ("f",)
+
+
+def test_a_pattern_that_is_none_listens_to_nothing() -> None:
+    found = announced(PublisherFact("a", "a/heat", "m"), SubscriberFact("b", "a**/*", "m"))
+    assert found.edges == ()
 
 
 def graph_of(view: View, stale_since: float | None = None) -> Graph:

@@ -1,10 +1,12 @@
-"""Streaming logs: a service that is a generator is a stream."""
+"""Streaming logs: a service that is a generator is a stream; a topic of a module needs no node."""
 
 import asyncio
 import time
 from collections.abc import Iterator
 
 import pyzmp
+
+alerts = pyzmp.Topic(str, "ops/alerts")  # a full name: usable anywhere
 
 
 class Tail(pyzmp.Node):
@@ -28,7 +30,7 @@ def first_errors(path: str, count: int) -> list[str]:
 async def relay(path: str) -> None:
     async for line in Tail.follow(path):  # the same call; for or async for decides
         if "ERROR" in line:
-            print("relayed", line, end="", flush=True)
+            alerts.publish(line)
 
 
 if __name__ == "__main__":

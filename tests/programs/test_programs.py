@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -56,19 +57,39 @@ def test_parameters_and_the_graph_are_followed_from_anywhere(script: Any) -> Non
     assert result.out.splitlines() == ["Oven [0, 180.0, None, 60.0]", "True", "210.0 200.0", "['oven'] None"]
 
 
-def test_lines_are_streamed_as_they_are_written(script: Any) -> None:
+def test_nodes_are_wired_by_topics(script: Any) -> None:
+    result = script.python("p04_robot.py")
+    assert (result.code, result.err) == (0, "")
+    speeds = [float(line) for line in result.out.splitlines()]
+    assert speeds[-1] < 0.001
+    assert all(0 <= speed < 1 for speed in speeds)
+
+
+def test_images_pass_through_three_processes(script: Any) -> None:
+    process = script.start("p05_images.py", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    means = [float(process.stdout.readline()) for _ in range(3)]
+    assert all(100 < mean < 150 for mean in means)  # the differences of bytes go round: any is as likely
+    process.send_signal(signal.SIGINT)
+    err = process.communicate(timeout=10)[1]
+    assert err.splitlines()[-1] == "KeyboardInterrupt"
+
+
+def test_lines_are_streamed_as_they_are_written_and_relayed_to_whoever_listens(script: Any) -> None:
     log = script.folder / "service.log"
     log.write_text("INFO a\nERROR b\n")
+    listen = ("import p08_logs\nfor alert in p08_logs.alerts.subscribe(history=1): print(alert, end='', flush=True)")
     process = script.start("p08_logs.py", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout.readline() == "relayed ERROR b\n"
+    listener = script.start("-c", listen, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with log.open("a") as file:
-        file.write("INFO c\nERROR d\n")
-    assert process.stdout.readline() == "relayed ERROR d\n"
+        while not select.select([listener.stdout], [], [], 0.05)[0]:  # what came before is not for it
+            file.write("INFO c\nERROR d\n")
+            file.flush()
+    assert listener.stdout.readline() == "ERROR d\n"
     asked = script.python("-c", "import p08_logs; print(p08_logs.first_errors('service.log', 2))")
     assert (asked.out, asked.err) == ("['ERROR b\\n', 'ERROR d\\n']\n", "")
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=10)
-    assert (out, err.splitlines()[-1]) == ("", "KeyboardInterrupt")
+    for each in (process, listener):
+        each.send_signal(signal.SIGINT)
+        assert each.communicate(timeout=10)[1].splitlines()[-1] == "KeyboardInterrupt"
 
 
 def test_a_long_job_shows_its_progress(script: Any) -> None:

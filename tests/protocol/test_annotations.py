@@ -10,6 +10,7 @@ import pytest
 
 from pyzmp.exceptions import InvalidAnnotation
 from pyzmp.protocol.annotations import Reader, Unresolved, hints_of
+from pyzmp.protocol.schema import Type
 
 
 class Struct(msgspec.Struct):
@@ -68,3 +69,10 @@ def test_annotations_that_are_no_python_are_refused() -> None:
     wrong.__annotations__ = {"a": "1 +"}
     with pytest.raises(InvalidAnnotation, match="it: its annotations cannot be read"):
         hints_of(wrong, "it")
+
+
+@pytest.mark.parametrize("annotation", [set, frozenset, set[Any], set[tuple[Any, ...]], set[bytearray]])
+def test_what_has_no_hash_is_no_member_of_a_set(annotation: Any) -> None:
+    given = [b"a"] if annotation == set[bytearray] else [([1],)]
+    with pytest.raises(TypeError, match="an item without a hash"):
+        Type.of(annotation).convert(given)

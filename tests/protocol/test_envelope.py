@@ -56,7 +56,7 @@ plain_messages = st.one_of(
     st.builds(Cancel, number), st.builds(End, number), st.builds(Credit, number, number, number), st.builds(Note, body),
     st.builds(Opened, number),
     st.builds(Subscribe, number, text, text, number, number, number, number, body, st.tuples(body, number), text),
-    st.builds(Subscribed, number, body, number),
+    st.builds(Subscribed, number, body, number, body),
     st.builds(Published, number, number, st.lists(st.floats(0, 1e10)), st.lists(body)),
     st.builds(Skipped, number, number, number), st.builds(Taken, number, number, number, number),
     st.builds(Ended, number, number, text))

@@ -10,7 +10,7 @@ from typing import Any
 from pyzmp.exceptions import CallTimeout
 from pyzmp.protocol.deadline import Deadline
 from pyzmp.protocol.outcomes import Ask, Result
-from pyzmp.transport.waiters import Deliveries, Waiter
+from pyzmp.transport.waiters import Changes, Deliveries, Waiter
 from tests.campaigns.history import SCALE
 
 
@@ -43,3 +43,43 @@ def test_the_futures_of_a_loop_get_their_outcomes_in_order_and_one_that_is_gone_
         thread.join()
         assert got == outcomes[1:]
     asyncio.run(run())
+
+
+def test_changes_wake_threads_and_coroutines_and_a_wait_has_its_end() -> None:
+    lock = threading.RLock()
+    changes, state = Changes(lock), []  # type: ignore[var-annotated]
+
+    def change() -> None:
+        with lock:
+            state.append(None)
+            changes.tell()
+
+    async def main() -> None:
+        with lock:
+            coming, late = changes.next(), changes.next()
+        assert not await changes.came(late, time.monotonic())
+        waiting = asyncio.create_task(asyncio.to_thread(blocks))
+        await asyncio.to_thread(change)
+        assert await changes.came(coming, time.monotonic() + 20)
+        assert await waiting
+
+    def blocks() -> bool:
+        with lock:
+            return changes.wait(lambda: bool(state), 20)
+
+    with lock:
+        assert not changes.wait(lambda: bool(state), 0.001)
+    asyncio.run(main())
+    asyncio.run(gone())
+
+
+async def gone() -> None:
+    """A loop that is closed is not woken, and does no harm."""
+    lock = threading.RLock()
+    changes = Changes(lock)
+
+    async def next_change() -> None:
+        changes.next()
+    await asyncio.to_thread(asyncio.run, next_change())
+    with lock:
+        changes.tell()

@@ -1,0 +1,273 @@
+"""The publishers of a subscription: found in the graph, connected, left and found again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from pyzmp import runtime
+from pyzmp.channels.message import Event, Joined, Left, Refused
+from pyzmp.channels.message import Gap as Missed
+from pyzmp.channels.selection import Selection
+from pyzmp.channels.terms import Terms
+from pyzmp.protocol.envelope import Code, Failure, Subscribe
+from pyzmp.protocol.facts import NodeFact, PublisherFact
+from pyzmp.protocol.feed import Bounds
+from pyzmp.protocol.inlet import Gap, Inlet
+from pyzmp.subscribing import ACKNOWLEDGE, PAUSES, Intake, Sink, Source
+
+GONE = 64  # publishers that are gone of which it is known what was the next to come
+
+log = logging.getLogger("pyzmp.topic")
+
+
+class Sources:
+    """All publishers that *selection* selects, now and later, on *loop*; what comes from them goes to *sink*.
+
+    Belongs to the loop's thread, but for what says otherwise.  `opened` is done once all that were known at the
+    beginning have confirmed or refused.
+    """
+
+    def __init__(self, here: runtime.Runtime, loop: asyncio.AbstractEventLoop, selection: Selection, terms: Terms,
+                 sink: Sink) -> None:
+        self.selection, self.closed = selection, False
+        self.opened: Future[None] = Future()
+        self._here, self._loop, self._terms, self._sink = here, loop, terms, sink
+        self._bounds = Bounds.of(terms.length, terms.size)
+        shape = selection.type.shape if selection.type is not None else b""
+        self._subscribe = Subscribe(0, "-", "-", terms.full, terms.length, terms.size, terms.history, shape,
+                                    who=terms.who or f"{here.member.program}[{here.member.pid}]")
+        self._sources: dict[tuple[str, str], Source] = {}
+        self._gone: dict[tuple[str, str], Source] = {}
+        self._forgotten = [0, 0]  # dropped and lost, of publishers that are gone
+        self._known: list[Source] | None = None  # those at the beginning, once it has begun
+        self._opening = True
+        self._unhook: Callable[[], None] = lambda: None
+        self._due = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    # For any thread.
+
+    @property
+    def dropped(self) -> int:
+        """How many messages full queues have dropped."""
+        return self._forgotten[0] + sum(source.inlet.dropped for source in self._all())
+
+    @property
+    def lost(self) -> int:
+        """How many messages were lost."""
+        return self._forgotten[1] + sum(source.inlet.lost for source in self._all())
+
+    def _all(self) -> list[Source]:
+        return [*self._sources.copy().values(), *self._gone.copy().values()]
+
+    @property
+    def publishers(self) -> list[str]:
+        """The nodes that have confirmed."""
+        return list(dict.fromkeys(source.node for source in self._sources.copy().values() if source.stands))
+
+    @property
+    def loops(self) -> set[str]:
+        """The loops that publishers live on, as far as they were found."""
+        return {source.reach.at[0] for source in self._sources.copy().values() if source.reach.at is not None}
+
+    def late(self) -> list[str]:
+        """Those known at the beginning that have said nothing yet."""
+        return [f"{source.topic} of {source.node!r}" for source in self._known or () if not self._settled(source)]
+
+    def refusal(self) -> str:
+        """Why all who were known at the beginning refuse the type; empty where one does not, or there were none."""
+        reasons = [source.reach.refused for source in self._known or ()]
+        return "; ".join(dict.fromkeys(reasons)) if reasons and all(reasons) else ""
+
+    # Finding.
+
+    def begin(self) -> None:
+        """Look for publishers from now on."""
+        if self.closed:
+            return
+        self._unhook = self._here.replica.attend(self._changed, endless=True)
+        self._look()
+        self._known = list(self._sources.values())
+        self._settle()
+
+    def told(self) -> None:
+        """Whoever subscribed knows now what came of it; what is refused from now on is logged."""
+        self._opening = False
+        for source in self._known or ():
+            if source.reach.refused and not self.closed:
+                self._log_refused(source)
+
+    def _changed(self) -> None:
+        """The graph is another, or pyzmp ends; in the runtime's thread."""
+        if self._here.closed:
+            self._sink.put(None)
+        elif not self._due:
+            self._due = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._look)
+
+    def _look(self) -> None:
+        self._due = False
+        if self.closed or self._here.closed:
+            return
+        chosen, facts = self.selection, self._here.replica.view.facts
+        selected = {(fact.node, fact.topic): fact
+                    for fact in facts.selected(name=chosen.pattern, mark=chosen.mark, node=chosen.node)}
+        for place, source in list(self._sources.items()):
+            if place not in selected and not source.tries:
+                self._drop(place)
+        for place, fact in selected.items():
+            node = facts.node(fact.node)
+            if node is not None and node.addresses:
+                self._reach(place, fact, node)
+        self._settle()
+
+    def _reach(self, place: tuple[str, str], fact: PublisherFact, node: NodeFact) -> None:
+        """Have a session with a publisher, unless there is one, or it is not the time."""
+        source = self._sources.get(place)
+        if source is None:
+            source = self._gone.pop(place, None) or Source(*place, Inlet(self._bounds), self._sink, self)
+            self._sources[place] = source
+        reach, at, now = source.reach, (node.loop, node.incarnation), time.monotonic()
+        if source.tries:
+            if reach.at is not None and reach.at[0] == node.loop:
+                return
+            stood = source.stands
+            source.close()
+            self._left(source, "it was started anew elsewhere", stood=stood)
+        elif reach.at == at and (reach.refused or now < reach.due):
+            return
+        reach.at, reach.refused = at, ""
+        target = self._here.target(node)
+        try:
+            intake = Intake.of(self._here.sessions.intakes, self._here.context, self._loop, self._here.member.id)
+            source.connect(intake, target.address, target.loop, self._subscribe)
+        except Exception as error:  # the others are to be reached nevertheless
+            log.debug("%s of %r cannot be reached: %s", source.topic, source.node, error)
+            self._try_again(source)
+
+    def _drop(self, place: tuple[str, str]) -> None:
+        """A publisher is gone from the graph, and there is no session with it."""
+        source = self._gone[place] = self._sources.pop(place)
+        self._log_gaps(source, source.reach.rest())
+        if len(self._gone) > GONE:
+            oldest = self._gone.pop(next(iter(self._gone)))
+            self._forgotten = [self._forgotten[0] + oldest.inlet.dropped, self._forgotten[1] + oldest.inlet.lost]
+
+    def _try_again(self, source: Source) -> None:
+        pause = source.reach.again(time.monotonic())
+        if not self.closed:
+            self._loop.call_later(pause, self._look)
+
+    def _settled(self, source: Source) -> bool:
+        return source.reach.heard or (source.node, source.topic) not in self._sources
+
+    def _settle(self) -> None:
+        if self._known is not None and not self.opened.done() and not self.late():
+            self.opened.set_result(None)
+
+    # What becomes of them.
+
+    def confirmed(self, source: Source) -> None:
+        """A publisher has confirmed."""
+        source.reach.heard, source.reach.refused = True, ""
+        source.reach.pause = PAUSES[0]
+        log.debug("%s of %r: subscribed", source.topic, source.node)
+        self._tell(Joined(source.topic, source.node))
+        self._settle()
+
+    def refused(self, source: Source, failure: Failure) -> None:
+        """A publisher has refused: for good, where the types do not fit."""
+        if failure.code == Code.INVALID_CALL:
+            expected = self.selection.type.text if self.selection.type is not None else "Any"
+            source.reach.refused = f"{source.topic} is expected to be {expected}, and {failure.text}"
+        else:
+            self._try_again(source)
+        if not source.reach.heard or source.reach.refused:
+            self._tell(Refused(source.topic, source.node, source.reach.refused or failure.text))
+        if source.reach.refused and not self._opening:
+            self._log_refused(source)
+        source.reach.heard = True
+        self._settle()
+
+    @staticmethod
+    def _log_refused(source: Source) -> None:
+        log.error("%r refuses a subscription: %s", source.node, source.reach.refused)
+
+    def missed(self, source: Source, gap: Gap) -> None:
+        """Messages of a publisher did not come."""
+        self._tell(Missed(source.topic, source.node, gap.number, gap.count, gap.dropped))
+        self._log_gaps(source, source.reach.gap(gap, time.monotonic()))
+
+    def _log_gaps(self, source: Source, gaps: tuple[int, int]) -> None:
+        (dropped, lost), who = gaps, f" of {self._terms.who!r}" if self._terms.who else ""
+        if dropped:
+            log.log(logging.DEBUG if self._terms.latest else logging.WARNING, "%s of %r: %d messages were dropped, as "
+                    "the queue of the subscription%s was full", source.topic, source.node, dropped, who)
+        if lost:
+            log.warning("%s of %r: %d messages for the subscription%s were lost", source.topic, source.node, lost, who)
+
+    def ended(self, source: Source, reason: str, *, stood: bool, died: bool) -> None:
+        """A publisher has ended, or the session with it."""
+        self._left(source, reason or "it has ended", stood=stood, died=died)
+        self._try_again(source)
+        self._changed()  # it may be gone from the graph already
+
+    def _left(self, source: Source, reason: str, *, stood: bool, died: bool = False) -> None:
+        if stood and not self._here.closed:
+            self._log_gaps(source, source.reach.rest())
+            log.log(logging.WARNING if died else logging.INFO, "%s of %r: %s", source.topic, source.node, reason)
+            self._tell(Left(source.topic, source.node, reason))
+
+    def _tell(self, event: Event) -> None:
+        if self._terms.events and not self.closed:
+            self._sink.put(event)
+
+    # What was taken.
+
+    def came(self) -> None:
+        """Something has come: publishers know in a moment that it was taken."""
+        if self._timer is None and not self.closed:
+            self._timer = self._loop.call_later(ACKNOWLEDGE, self._acknowledge_all)
+
+    def acknowledge(self) -> None:
+        """Whoever takes has taken something: tell publishers in lumps, and the rest in a moment."""
+        for source in list(self._sources.values()):
+            source.acknowledge()
+            if source.open:
+                self.came()
+
+    def _acknowledge_all(self) -> None:
+        """Tell publishers all that was taken.  Where more is to be taken, have that told too."""
+        self._timer = None
+        self._sink.asked = True  # first: what is taken from now on is either told or found here
+        sources = list(self._sources.values())
+        taken = sum([source.acknowledge(now=True) for source in sources])
+        if any(source.begun or (taken and source.open) for source in sources):
+            self.came()
+
+    def wants(self) -> None:
+        """Whoever takes waits, and has nothing to take."""
+        for source in list(self._sources.values()):
+            source.acknowledge()
+            if self._sink.hungry:
+                source.wants()
+
+    def close(self) -> None:
+        """Want nothing more; what was taken is told."""
+        if self.closed:
+            return
+        self.closed = True
+        self._unhook()
+        if self._timer is not None:
+            self._timer.cancel()
+        for source in list(self._sources.values()):
+            source.close()
+            self._log_gaps(source, source.reach.rest())
+        if not self.opened.done():
+            self.opened.set_result(None)

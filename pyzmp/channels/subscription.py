@@ -1,0 +1,394 @@
+"""Subscriptions, as those who made them hold them."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import inspect
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from pyzmp import runtime
+from pyzmp.channels.arrivals import Arrivals
+from pyzmp.channels.call import ending_here, running_node
+from pyzmp.channels.expecting import expecting, wants_messages
+from pyzmp.channels.message import Event, Message
+from pyzmp.channels.messages import Messages
+from pyzmp.channels.opening import Opening
+from pyzmp.channels.selection import Selection
+from pyzmp.channels.sources import Sources
+from pyzmp.channels.stream import Stream
+from pyzmp.channels.terms import FullQueue, Terms, terms_of
+from pyzmp.channels.tray import Tray
+from pyzmp.exceptions import DeadlockError, NodeDied, TopicMismatch
+from pyzmp.protocol.batch import Batch
+from pyzmp.protocol.deadline import seconds
+from pyzmp.protocol.feed import SIZE, Bounds
+
+__all__ = ["FullQueue", "Subscription", "asubscribe_to", "check_opened", "subscribe_to"]
+
+T = TypeVar("T")
+
+log = logging.getLogger("pyzmp.topic")
+
+
+class Subscription(Stream[T]):
+    """What the publishers of a topic publish, one after the other: for ``for`` or ``async for``.
+
+    One consumer at a time.  With a *timeout* each wait ends after so many seconds in TimeoutError, and it can be
+    asked again.  It ends by `close`, by leaving its ``with``, when nobody holds it any more, with the node whose code
+    made it, or with pyzmp at the end of the interpreter.  In a forked child one of the parent's raises NodeDied.
+    """
+
+    def __init__(self, here: runtime.Runtime, selection: Selection, terms: Terms, *, timeout: float | None = None,
+                 on_event: Callable[[Event], object] | None = None, raw: bool = False) -> None:
+        self._over = True  # until it is made
+        self._here, self._what, self._terms = here, selection.text, terms
+        self._timeout = None if timeout is None else seconds(timeout)
+        self._on_event = on_event
+        self._opening = Opening(selection.type, raw=raw)
+        self._tray = Tray()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._sources: Sources | None = None
+        self._selection = selection
+        self._values: Iterator[Any] = iter(())
+        self._batch: Batch | None = None
+        self._numbers: Sequence[int] = ()
+        self._times: Sequence[float] = ()
+        self._received = self._failed = 0
+        bounds = Bounds.of(terms.length, terms.size)
+        self._lump = bounds.window // 4, bounds.window_size // 4
+        self._waits = not bounds.window  # for each message
+        self._untold = 0, 0
+        self._held = False
+        self._thread: threading.Thread | None = None
+        self._called: Arrivals[None] = Arrivals()  # something, once no callback is called any more
+        self._over = False
+
+    # What became of it.
+
+    @property
+    def received(self) -> int:
+        """How many messages were taken."""
+        batch = self._batch
+        return self._received + (batch.taken if batch is not None else 0)
+
+    @property
+    def dropped(self) -> int:
+        """How many messages its full queues have dropped."""
+        return self._sources.dropped if self._sources is not None else 0
+
+    @property
+    def lost(self) -> int:
+        """How many messages were lost on their way, or could not be read."""
+        return (self._sources.lost if self._sources is not None else 0) + self._opening.unreadable
+
+    @property
+    def failed(self) -> int:
+        """How often its callback has raised."""
+        return self._failed
+
+    @property
+    def publishers(self) -> list[str]:
+        """The nodes, and programs, that have confirmed it and are there."""
+        return self._sources.publishers if self._sources is not None and not self._over else []
+
+    # Iterating.
+
+    def __next__(self) -> T:
+        for value in self._values:
+            return value  # type: ignore[no-any-return]
+        self._prepare()
+        until = time.monotonic() + (threading.TIMEOUT_MAX / 2 if self._timeout is None else self._timeout)
+        while not self._over:
+            if not len(self._tray.arrivals):
+                self._idle()
+                self._check_deadlock()
+            try:
+                item = self._tray.arrivals.take(until - time.monotonic())
+            except TimeoutError:
+                raise self._late() from None
+            if self._came(item):
+                for value in self._values:
+                    return value  # type: ignore[no-any-return]
+        raise StopIteration
+
+    async def __anext__(self) -> T:
+        for value in self._values:
+            return value  # type: ignore[no-any-return]
+        self._prepare()
+        until = time.monotonic() + (threading.TIMEOUT_MAX / 2 if self._timeout is None else self._timeout)
+        while not self._over:
+            if not len(self._tray.arrivals):
+                self._idle()
+            try:
+                item = await self._tray.arrivals.atake(until - time.monotonic())
+            except TimeoutError:
+                raise self._late() from None
+            if self._came(item):
+                for value in self._values:
+                    return value  # type: ignore[no-any-return]
+        raise StopAsyncIteration
+
+    def messages(self) -> Stream[Message[T]]:
+        """The same, with who has published each, its number and when: for ``for`` or ``async for``."""
+        return Messages(self)
+
+    def message(self, value: Any) -> Message[T]:
+        """The value that was just taken, as a message."""
+        batch = self._batch
+        assert batch is not None
+        place = batch.place
+        return Message(value, batch.source.topic, batch.source.node, self._numbers[place], self._times[place])
+
+    def _prepare(self) -> None:
+        """What came together was taken."""
+        if not self._here.is_ours():
+            self._over = True
+            raise NodeDied(f"the process was forked while it was subscribed to {self._what}; what comes goes to the "
+                           "parent", executed=None)
+        batch, self._batch = self._batch, None
+        if batch is None:
+            return
+        batch.end()
+        self._received += batch.taken
+        count, size = self._untold[0] + batch.taken, self._untold[1] + batch.size
+        self._untold = count, size
+        if self._tray.asked or count >= self._lump[0] or size >= self._lump[1]:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Have the publishers hear of what was taken."""
+        self._untold, self._tray.asked = (0, 0), False
+        if self._sources is not None:
+            self._post(self._sources.acknowledge)
+
+    def _idle(self) -> None:
+        """There is nothing to take."""
+        if self._waits and self._sources is not None and not self._tray.hungry:
+            self._tray.hungry = True
+            self._post(self._sources.wants)
+
+    def _came(self, item: Batch | Event | None) -> bool:
+        """Take what has come; whether there are values among it."""
+        if isinstance(item, Batch):
+            self._tray.hungry = False
+            values, self._numbers, self._times = self._opening.values(item)
+            self._batch = item
+            self._values = item.begin(values, held=self._held)
+            if self._tray.asked:
+                self._tell()
+            if self._over:  # meanwhile, by another thread
+                self._values = iter(())
+            elif not values:
+                self._prepare()
+            return bool(values)
+        if item is None:
+            self._over = self._over or self._here.closed
+        elif self._on_event is not None:
+            self._call(self._on_event, item)
+        return False
+
+    def _late(self) -> TimeoutError:
+        return TimeoutError(f"nothing has come of {self._what} for {self._timeout:g} s")
+
+    def _check_deadlock(self) -> None:
+        """Raise DeadlockError where to block would hold up the only loops that something could come from."""
+        if self._sources is None or asyncio._get_running_loop() is None:
+            return
+        loops = self._sources.loops
+        if loops and all(map(self._here.runs, loops)):
+            raise DeadlockError(f"to wait here for a message of {self._what} blocks the very loop that is to publish "
+                                "it; iterate in async for, or with await anext(…)")
+
+    # With a callback, in a thread of its own.
+
+    def call(self, callback: Callable[[Any], object]) -> None:
+        """Have *callback* called with each value or message, until `close`."""
+        self._held = True
+        messages = wants_messages(callback)
+        thread = threading.Thread(target=self._calls, args=(callback, messages), name="pyzmp-subscription",
+                                  daemon=True)
+        thread.start()
+        self._thread = thread
+
+    def _calls(self, callback: Callable[[Any], object], messages: bool) -> None:
+        try:
+            for value in self.messages() if messages else self:
+                try:
+                    callback(value)
+                except BaseException:  # also an exit: it would end the subscription, which goes on until it is closed
+                    self._failed += 1
+                    source = self._batch.source if self._batch is not None else None
+                    log.exception("%s: the callback %r raised; it goes on",
+                                  self._what if source is None else f"{source.topic} of {source.node!r}", callback)
+        except Exception:
+            log.exception("a subscription to %s has ended", self._what)
+        finally:
+            self._called.put(None)
+
+    def _call(self, callback: Callable[[Any], object], value: Any) -> None:
+        try:
+            callback(value)
+        except Exception:
+            log.exception("the callback %r of a subscription to %s raised", callback, self._what)
+
+    # Its life.
+
+    async def begin(self) -> Sources:
+        """Look for publishers; in the runtime's thread."""
+        self._loop = asyncio.get_running_loop()
+        self._sources = sources = Sources(self._here, self._loop, self._selection, self._terms, self._tray)
+        sources.begin()
+        return sources
+
+    def close(self) -> None:
+        """End it, and whoever waits in it; no callback begins any more.
+
+        It waits for a callback that runs, unless that calls it.  On a running loop it does not wait: use `aclose`.
+        """
+        self._finish()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread() and not asyncio._get_running_loop():
+            thread.join()
+
+    async def aclose(self) -> None:
+        """As `close`, in a coroutine."""
+        self._finish()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            await self._called.atake(threading.TIMEOUT_MAX)
+            self._called.put(None)  # for whoever else closes it
+
+    def _finish(self) -> None:
+        self._over, self._values = True, iter(())
+        if self._here.is_ours():
+            if self._sources is not None:
+                self._post(self._sources.close)
+            self._tray.put(None)
+
+    def _post(self, callback: Callable[[], object]) -> None:
+        """Call back in the runtime's thread, which may have ended."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(callback)
+
+    def __del__(self) -> None:
+        if not getattr(self, "_over", True):
+            self._finish()
+
+    def __repr__(self) -> str:
+        return f"<Subscription to {self._what}{', closed' if self._over else ''}>"
+
+
+def subscribe_to(selection: Selection, callback: Callable[[Any], object] | None = None, *,
+                 timeout: float | None = None, full: FullQueue = "drop_oldest", length: int | None = None,
+                 size: int = SIZE, history: int = 0, on_event: Callable[[Event], object] | None = None,
+                 raw: bool = False) -> Subscription[Any]:
+    """Subscribe to what *selection* selects.
+
+    It waits until the publishers that are known have confirmed, at most as long as a call may take, and raises
+    TopicMismatch where all of them refuse the type.  On a loop with nodes it does not wait.  With *raw* values are
+    not decoded.
+    """
+    selection = _checked(selection, callback, timeout, on_event)
+    listening = _listening()
+    if listening is not None and callback is not None:
+        terms = terms_of(full, length, size, history, who=listening.name, events=on_event is not None)
+        return listening.subscribe(selection, callback, terms, on_event, raw)  # type: ignore[no-any-return]
+    made = _made(selection, callback, timeout, full, length, size, history, on_event, raw)
+    here = made._here
+    if here.holds_up:
+        here.replica.seek()
+    else:
+        here.facts()
+    try:
+        sources = here.run(made.begin())
+        if not here.holds_up:
+            with contextlib.suppress(concurrent.futures.TimeoutError):
+                sources.opened.result(here.settings.timeout)
+            check_opened(sources, here.settings.timeout)
+        made._post(sources.told)
+        return _begun(made, callback)
+    except BaseException:
+        made.close()
+        raise
+
+
+async def asubscribe_to(selection: Selection, callback: Callable[[Any], object] | None = None, *,
+                        timeout: float | None = None, full: FullQueue = "drop_oldest", length: int | None = None,
+                        size: int = SIZE, history: int = 0, on_event: Callable[[Event], object] | None = None,
+                        raw: bool = False) -> Subscription[Any]:
+    """As `subscribe_to`, in a coroutine; it always waits."""
+    selection = _checked(selection, callback, timeout, on_event)
+    listening = _listening()
+    if listening is not None and callback is not None:
+        terms = terms_of(full, length, size, history, who=listening.name, events=on_event is not None)
+        return await listening.asubscribe(selection, callback, terms, on_event, raw)  # type: ignore[no-any-return]
+    made = _made(selection, callback, timeout, full, length, size, history, on_event, raw)
+    here = made._here
+    await here.alook()
+    try:
+        sources = await here.arun(made.begin())
+        await asyncio.wait([asyncio.wrap_future(sources.opened)], timeout=here.settings.timeout)
+        check_opened(sources, here.settings.timeout)
+        made._post(sources.told)
+        return _begun(made, callback)
+    except BaseException:
+        made._finish()
+        raise
+
+
+def _checked(selection: Selection, callback: Callable[[Any], object] | None, timeout: float | None,
+             on_event: Any) -> Selection:
+    """What a callback is for; raises TypeError for what cannot be called with it."""
+    if on_event is not None and (not callable(on_event) or inspect.iscoroutinefunction(on_event)):
+        raise TypeError(f"subscribe() to {selection.text}: on_event is to be a plain function, got {on_event!r}")
+    if callback is None:
+        return selection
+    if not callable(callback):
+        raise TypeError(f"subscribe() to {selection.text}: expected a function to call, got {callback!r}")
+    if timeout is not None:
+        raise TypeError(f"subscribe() to {selection.text}: a timeout is for iterating, a callback is called when "
+                        "something comes; leave one of the two out")
+    return expecting(selection, callback, f"callback {getattr(callback, '__qualname__', callback)}")
+
+
+def _listening() -> Any:
+    """The listening half of the node whose code runs here."""
+    life = getattr(running_node.get(), "_life", None)
+    listening = getattr(life, "listening", None)
+    return listening if listening is not None and listening.lives else None
+
+
+def _made(selection: Selection, callback: Callable[[Any], object] | None, timeout: float | None, full: str,
+          length: int | None, size: int, history: int, on_event: Callable[[Event], object] | None,
+          raw: bool) -> Subscription[Any]:
+    terms = terms_of(full, length, size, history, events=on_event is not None)
+    if inspect.iscoroutinefunction(callback):
+        raise TypeError(f"subscribe() to {selection.text}: {callback!r} is async, and outside of nodes callbacks are "
+                        "called in a thread; iterate in async for")
+    return Subscription(runtime.current(), selection, terms, timeout=timeout, on_event=on_event, raw=raw)
+
+
+def check_opened(sources: Sources, timeout: float) -> None:
+    """Raise TopicMismatch where everybody refuses; warn of those who say nothing."""
+    refusal = sources.refusal()
+    if refusal:
+        raise TopicMismatch(refusal)
+    late = sources.late()
+    if late:
+        log.warning("subscribed to %s, and not confirmed within %g s: %s", sources.selection.text, timeout,
+                    ", ".join(late))
+
+
+def _begun(made: Subscription[Any], callback: Callable[[Any], object] | None) -> Subscription[Any]:
+    if callback is not None:
+        made.call(callback)
+    ends = ending_here.get()
+    if ends is not None:
+        ends.add(made)
+    return made

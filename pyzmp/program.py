@@ -1,0 +1,213 @@
+"""A program without nodes, as others see it that listen to what it publishes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from msgspec.structs import replace
+
+from pyzmp.exceptions import MalformedMessage, NodeExists, PyzmpError, RegistryUnavailable
+from pyzmp.protocol.calls import CALLS, SIZE
+from pyzmp.protocol.envelope import Code, Parcel, Request
+from pyzmp.protocol.facts import LONG, NodeFact, PublisherFact
+from pyzmp.protocol.outcomes import refuse
+from pyzmp.protocol.schema import Type
+from pyzmp.publisher import Publisher, in_context
+from pyzmp.publishing import Publishing
+from pyzmp.registry import reach
+from pyzmp.runtime import Runtime
+from pyzmp.transport.address import parse
+from pyzmp.transport.server import Peer, Server
+
+AGAIN = 1.0  # seconds until what no registry took is announced again
+WITHDRAW = 0.5  # seconds that the end of a program waits for the registry, at most
+KIND = "program"  # of a node that is none
+
+log = logging.getLogger("pyzmp.topic")
+
+
+class Program:
+    """This process as a publisher: it listens on the runtime's own loop from its first topic on.
+
+    In the graph it is a node of the kind ``program``, with the process's id as a member for a name.
+    """
+
+    def __init__(self, here: Runtime) -> None:
+        self.guests: dict[str, Any] = {}  # none; as a host has them
+        self._here, self._loop = here, here.loop
+        self.name = f"{here.member.id}-program"
+        self._server = Server(here.context, here.loop, self.name, on_parcel=self._arrived, on_end=self._parted,
+                              window=(CALLS, SIZE))
+        self._publishing = Publishing(self._server, lambda: [self._server])
+        self._lock = threading.Lock()
+        self._publishers: dict[str, Publisher] = {}
+        self._stand_ins: set[str] = set()
+        self._addresses: list[str] = []
+        self._announcing: asyncio.Task[None] | None = None
+        self._more = False  # to be announced
+        self._calls: queue.SimpleQueue[Callable[[], object] | None] | None = None
+        here.ends.append(self._end)
+
+    @classmethod
+    def of(cls, here: Runtime) -> Program:
+        """The one of this process, made now where there is none."""
+        made: Program | None = here.hosts.get(here.loop)
+        if made is None:
+            made = here.hosts.setdefault(here.loop, cls(here))
+        return made
+
+    def publisher(self, topic: str, type: Type, keep: int, patience: Callable[[float | None], float]) -> Publisher:
+        """Where *topic* is published; others hear of it in a moment.
+
+        Raises TypeError where this program publishes another type under that name.
+        """
+        with self._lock:
+            known = self._publishers.get(topic)
+            if known is None:
+                known = self._publishers[topic] = self._publishing.publisher(self._here.member.id, topic, type, keep,
+                                                                             patience, self.on_demand)
+                with contextlib.suppress(RuntimeError):  # the runtime has ended
+                    self._loop.call_soon_threadsafe(self._announce)
+        if known.type.fingerprint != type.fingerprint:
+            raise TypeError(f"this program publishes {topic} as {known.type.text} already, and not as {type.text}")
+        return known
+
+    def on_demand(self, callback: Callable[[bool], object]) -> Callable[[bool], object]:
+        """*callback* as the loop may call it: what it does is done in a thread of its own."""
+        with self._lock:
+            calls = self._calls
+            if calls is None:
+                calls = self._calls = queue.SimpleQueue()
+                threading.Thread(target=_call_all, args=(calls,), name="pyzmp-demand", daemon=True).start()
+        called = in_context(callback)
+        return lambda wanted: calls.put(lambda: called(wanted))
+
+    # In the loop's thread.
+
+    async def stand_in(self, node: str, topics: Mapping[str, tuple[Type, tuple[str, ...]]],
+                       patience: Callable[[float | None], float]) -> dict[str, Publisher]:
+        """Publish *topics*, each with its type and marks, in the name of *node*; when it returns they are in the graph.
+
+        Raises NodeExists where somebody runs a node of that name, and what announcing raises.
+        """
+        if node in self._stand_ins:
+            raise NodeExists(node, "this program already", "it")
+        self._stand_ins.add(node)
+        member = self._here.member.id
+        try:
+            made = {topic: self._publishing.publisher(node, topic, kind, 0, patience, self.on_demand)
+                    for topic, (kind, _) in topics.items()}
+            await self._listen()
+            await self._here.replica.announce([replace(self._fact(), name=node, incarnation=(0, 0)), *(
+                PublisherFact(node, topic, member, kind.fingerprint, kind.text[:LONG], marks)
+                for topic, (kind, marks) in topics.items())])
+        except BaseException:
+            await self._ended(node, "it was not announced")
+            raise
+        return made
+
+    async def stand_down(self, node: str, why: str) -> None:
+        """Publish nothing any more in the name of *node*, once what waits for subscribers has left."""
+        try:
+            await self._here.replica.withdraw([("node", node)], WITHDRAW)
+        except RegistryUnavailable as error:
+            log.info("%s is not withdrawn: %s", node, error)
+        await self._ended(node, why)
+
+    async def _ended(self, node: str, why: str) -> None:
+        await self._publishing.end(node, why)
+        self._stand_ins.discard(node)
+
+    async def _listen(self) -> None:
+        await self._here.replica.connect(start=True)  # which makes the domain's directory
+        if not self._addresses:
+            self._addresses = [self._server.bind(place, secure=True) for place in self._here.places(self.name, "")]
+
+    def _announce(self) -> None:
+        self._more = True
+        if self._announcing is None or self._announcing.done():
+            self._announcing = self._loop.create_task(self._announced())
+
+    async def _announced(self) -> None:
+        """Listen, and have the graph say so, with all that is published by now."""
+        here = self._here
+        while self._more:
+            self._more = False
+            try:
+                await self._listen()
+                await here.replica.announce([self._fact(), *self._facts()])
+            except PyzmpError as error:
+                log.warning("this program could not tell what it publishes: %s", error)
+                self._more = True
+                await asyncio.sleep(AGAIN)
+
+    def _fact(self) -> NodeFact:
+        member, addresses = self._here.member, tuple(self._addresses)
+        known = self._here.replica.view.facts.node(member.id)
+        if known is not None:  # of the incarnation that it has got: else it would be another of that name
+            return replace(known, addresses=addresses)
+        return NodeFact(member.id, member.id, self.name, addresses, KIND, member.host, member.pid, member.program)
+
+    def _facts(self) -> list[PublisherFact]:
+        return [PublisherFact(self._here.member.id, each.topic, self._here.member.id, each.type.fingerprint,
+                              each.type.text[:LONG]) for each in list(self._publishers.values())]
+
+    def widen(self) -> None:
+        """Listen for other hosts too, where the registry has come to serve several, and have the graph say so."""
+        if not self._addresses:
+            return
+        at = {reach.host_of(parse(address)) for address in self._addresses if address.startswith("tcp:")}
+        try:
+            missing = [host for host in self._here.interfaces() if host not in at]
+            self._addresses += [self._server.bind(reach.at(host, "*"), secure=True) for host in missing]
+        except PyzmpError as error:
+            log.warning("this program cannot be reached by other hosts: %s", error)
+        else:
+            if missing:
+                self._announce()
+
+    def _arrived(self, peer: Peer, parcel: Parcel) -> None:
+        message = parcel.message
+        try:
+            if not self._publishing.arrived(peer, parcel) and type(message) is Request:
+                peer.send(refuse(message.call, Code.UNKNOWN_SERVICE, "a program without nodes has no services"))
+        except MalformedMessage as error:
+            self._server.blame((str(peer.listener.address), peer.key), str(error))
+
+    def _parted(self, peer: Peer) -> None:
+        self._publishing.parted(peer)
+
+    async def _end(self) -> None:
+        """Publish nothing any more, once what waits for subscribers has left."""
+        if self._announcing is not None:
+            self._announcing.cancel()
+        try:
+            if self._addresses and self._here.replica.following:
+                await self._here.replica.withdraw([("node", self._here.member.id)], WITHDRAW)
+        except PyzmpError as error:
+            log.info("this program ends without a registry: %s", error)
+        await self._publishing.end(self._here.member.id, "the program that published it has ended")
+        self.close()
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._server.close()
+        if self._calls is not None:
+            self._calls.put(None)
+        if self._here.hosts.get(self._loop) is self:
+            del self._here.hosts[self._loop]
+
+    def close_inherited(self) -> None:
+        """In a forked child: what the parent publishes is the parent's."""
+        self._publishing.forget()
+
+
+def _call_all(calls: queue.SimpleQueue[Callable[[], object] | None]) -> None:
+    while (call := calls.get()) is not None:
+        call()

@@ -1,0 +1,398 @@
+"""One topic where it is published: what is published, and who subscribes to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import os
+import threading
+import time
+from asyncio import _get_running_loop  # the one of each call, without a look at the module
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from pyzmp.exceptions import DeadlockError, PublishTimeout
+from pyzmp.protocol import envelope
+from pyzmp.protocol.accounts import SubscriberAccount
+from pyzmp.protocol.envelope import Buffer, Code, Ended, Failure, Skipped, Subscribe, Subscribed, Taken
+from pyzmp.protocol.feed import AROUND, BATCH, BATCH_SIZE, Bounds, Feed, Full, Outlet, Run, Skip
+from pyzmp.protocol.fits import fits
+from pyzmp.protocol.schema import Type
+from pyzmp.transport.server import Peer
+from pyzmp.transport.waiters import Changes
+
+ENDED = 64  # subscriptions that have ended whose accounts are kept
+GLANCE = 0.0005  # seconds between two looks at what has come, on a loop that is held up
+SMALL = BATCH_SIZE // BATCH  # bytes up to which messages are gathered
+LARGE = 1 << 16  # bytes from which on a message may go beyond what a peer takes
+
+log = logging.getLogger("pyzmp.topic")
+
+_clock = time.time  # noqa: TID251  subscribers are told when each message was published
+
+
+class Over(RuntimeError):
+    """What was to be published cannot be any more."""
+
+
+class Home(Protocol):
+    """The loop where topics are published, as each of them needs it."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def gathers(self, publisher: Publisher) -> bool:
+        """Have *publisher* flushed with the end of the loop's turn; False where there is none."""
+
+    def look(self) -> bool:
+        """Hand over what has come, while the loop is held up; whether the caller may look again at once."""
+
+    def hosts(self, node: str) -> bool:
+        """Whether the node lives on the loop too."""
+
+
+Demand = Callable[[Callable[[bool], object]], Callable[[bool], object]]
+
+
+def in_context(callback: Callable[[bool], object]) -> Callable[[bool], object]:
+    """*callback* in the context of whoever asks for it."""
+    context = contextvars.copy_context()
+
+    def called(wanted: bool) -> None:
+        try:
+            context.run(callback, wanted)
+        except BaseException:  # also an exit: it would end the loop
+            log.exception("%r, which waits for subscribers, failed", callback)
+    return called
+
+
+class Subscription:
+    """One subscription of a publisher, and whose it is."""
+
+    __slots__ = ("call", "outlet", "peer", "publisher", "subscriber", "who")
+
+    def __init__(self, publisher: Publisher, peer: Peer, call: int, who: str, outlet: Outlet) -> None:
+        self.publisher, self.peer, self.call, self.who, self.outlet = publisher, peer, call, who, outlet
+        self.subscriber = who or peer.hello.caller
+
+    def account(self) -> SubscriberAccount:
+        known, of = self.outlet.account, self.publisher
+        return SubscriberAccount(self.subscriber, of.topic, of.node, known.offered, known.taken, known.dropped,
+                                 known.waiting, known.lost, self.outlet.ended)
+
+
+class Publisher:
+    """One topic of one node, or program, where it is published.  Any thread may publish; the loop's thread sends.
+
+    ``patience`` says how long a publisher may wait, where it was given so many seconds or None.
+    """
+
+    def __init__(self, home: Home, node: str, topic: str, type: Type, keep: int,
+                 patience: Callable[[float | None], float], demand: Demand) -> None:
+        self.node, self.topic, self.type, self.keep = node, topic, type, keep
+        self.over = ""  # why nothing can be published any more
+        self.ended: deque[SubscriberAccount] = deque(maxlen=ENDED)
+        self._home, self._loop, self._patience, self._in_loop = home, home.loop, patience, demand
+        self._feed = Feed(os.urandom(8), keep)
+        self._pending: deque[tuple[float, bytes]] = deque()  # small messages that the feed was not given yet
+        self._careful = False  # whether a message may have to wait, or come too late
+        self._lock = threading.RLock()
+        self._changes = Changes(self._lock)  # of the room and the number of subscribers
+        self._subscriptions: dict[Outlet, Subscription] = {}
+        self._outgoing: deque[tuple[Subscription, bytes, Sequence[Buffer]]] = deque()  # made by other threads
+        self._gathers = False  # whether what is published now leaves with the end of the loop's turn
+        self._woken = False  # whether the loop will look at what other threads have published
+        self._demand: list[Callable[[bool], object]] = []
+
+    # Publishing.
+
+    @property
+    def subscribers(self) -> int:
+        """How many subscriptions there are."""
+        return len(self._subscriptions)
+
+    def put(self, body: bytes, buffers: Sequence[Buffer] = (), at: float | None = None,
+            timeout: float | None = None) -> None:
+        """Publish an encoded value, *at* that time since 1970, or now.
+
+        Where a subscription that is waited for has no room, it blocks until there is; PublishTimeout after *timeout*
+        seconds, DeadlockError where it would never come.  Raises CannotTravel, and `Over` after the end.
+        """
+        if self._careful or buffers or len(body) > SMALL:
+            self._put_alone(body, buffers, _clock() if at is None else at, timeout)
+            return
+        pending = self._pending
+        pending.append((_clock() if at is None else at, body))  # at one stroke: other threads publish too
+        if _get_running_loop() is self._loop:
+            if not self._gathers or len(pending) >= BATCH:
+                self._leave()
+        elif not self._woken or len(pending) >= BATCH:
+            self._leave_later()
+
+    def _put_alone(self, body: bytes, buffers: Sequence[Buffer], at: float, timeout: float | None) -> None:
+        """Publish what is not gathered with what was published before."""
+        if buffers or len(body) > LARGE:
+            envelope.fitting(body, buffers, self.topic, 4 * LARGE)
+        with self._lock:
+            self._flush()
+            if self._careful:
+                self._prepare(envelope.size_of(body, buffers) + AROUND, timeout)
+            self._feed.publish(at, body, buffers)
+            (self._leave if _get_running_loop() is self._loop else self._leave_later)()
+
+    async def aput(self, body: bytes, buffers: Sequence[Buffer] = (), at: float | None = None,
+                   timeout: float | None = None) -> None:
+        """As `put`, in a coroutine, and the loop goes on while it waits."""
+        size, over = envelope.size_of(body, buffers) + AROUND, None
+        while True:
+            with self._lock:
+                self._flush()
+                crowded = self._crowded(size)
+                if crowded is None:
+                    self.put(body, buffers, at)
+                    return
+                self._wake()
+                change = self._changes.next()
+            if over is None:
+                over = time.monotonic() + (patience := self._patience(timeout))
+            if not await self._changes.came(change, over):
+                raise self._late(crowded, patience)
+
+    def _prepare(self, size: int, timeout: float | None) -> None:
+        """Wait until there is room for a message."""
+        if self.over:
+            raise Over(f"{self.topic} cannot be published any more: {self.over}")
+        if (crowded := self._crowded(size)) is None:
+            return
+        patience = self._patience(timeout)
+        self._check_deadlock(crowded)
+        if not self._wait(lambda: self._crowded(size) is None, patience):
+            raise self._late(crowded, patience)
+
+    def _crowded(self, size: int) -> Subscription | None:
+        """Who has no room for a message of *size* bytes, and is waited for."""
+        if self._feed.has_room(size):
+            return None
+        return next(self._subscriptions[outlet] for outlet in self._feed.blocking if not outlet.has_room(size))
+
+    def _check_deadlock(self, crowded: Subscription) -> None:
+        if _get_running_loop() is self._loop and self._home.hosts(crowded.who):
+            raise DeadlockError(f"{self.topic}: {crowded.who!r} wants its publishers to wait for room, and lives on "
+                                "the loop that would be held up by that; write await ….apublish(…)", node=self.node)
+
+    def _late(self, crowded: Subscription, patience: float) -> PublishTimeout:
+        return PublishTimeout(f"{self.topic}: {crowded.subscriber!r} has had no room for {patience:g} s and wants its "
+                              "publishers to wait (full='block'); nothing was published")
+
+    def _wait(self, predicate: Callable[[], bool], timeout: float) -> bool:
+        """Block until *predicate*, in the lock; on the publisher's own loop what comes is looked at meanwhile."""
+        if _get_running_loop() is not self._loop:
+            self._wake()
+            return self._changes.wait(lambda: predicate() or bool(self.over), timeout) and predicate()
+        over = time.monotonic() + timeout
+        while not predicate():
+            if time.monotonic() > over or self.over:
+                return False
+            peers = [self._subscriptions[outlet].peer for outlet in self._feed.blocking]
+            for peer in peers:
+                peer.flush()  # the turn does not end before they have said more
+            if not self._home.look():
+                (peers[0].listener.wait if peers else time.sleep)(GLANCE)
+        return True
+
+    # Sending, in the loop's thread.
+
+    def flush(self) -> None:
+        """Let everything leave; called at the end of the loop's turn."""
+        with self._lock:
+            self._gathers = False
+            self._flush()
+
+    def _leave(self) -> None:
+        """Let everything leave; what else is published in this turn of the loop leaves with its end."""
+        with self._lock:
+            self._woken = False
+            self._send_outgoing()
+            self._flush()
+            if not self._gathers:
+                self._gathers = self._home.gathers(self)
+            elif any(not outlet.idle for outlet in self._feed.outlets):
+                self._home.look()  # the loop is held up, and nobody else hears what subscribers say
+
+    def _flush(self) -> None:
+        """Offer what was published to all subscriptions."""
+        feed, pending = self._feed, self._pending
+        if feed.gathers:
+            self._send(feed.flush())
+        while pending:
+            times, bodies = zip(*[pending.popleft() for _ in range(min(len(pending), BATCH))], strict=True)
+            feed.extend(times, bodies)
+            self._send(feed.flush())
+        self._weigh()
+
+    def _weigh(self) -> None:
+        self._careful = bool(self.over) or not self._feed.is_clear
+
+    def _send(self, parts: Iterable[tuple[Outlet, list[Run | Skip]]]) -> None:
+        last, tail = None, b""
+        for outlet, pieces in parts:
+            subscription = self._subscriptions[outlet]
+            for piece in pieces:
+                if isinstance(piece, Run):
+                    if piece is not last:
+                        last, tail = piece, envelope.tail(piece.number, piece.times, piece.bodies, len(piece.buffers))
+                    self._transmit(subscription, envelope.published(subscription.call, tail), piece.buffers)
+                else:
+                    self._transmit(subscription, envelope.encode(Skipped(subscription.call, piece.number, piece.count)))
+
+    def _transmit(self, subscription: Subscription, encoded: bytes, buffers: Sequence[Buffer] = ()) -> None:
+        if _get_running_loop() is not self._loop:
+            self._outgoing.append((subscription, encoded, buffers))
+            return
+        if self._outgoing:
+            self._send_outgoing()
+        subscription.peer.send_encoded(encoded, buffers)
+
+    def _send_outgoing(self) -> None:
+        while self._outgoing:
+            subscription, encoded, buffers = self._outgoing.popleft()
+            subscription.peer.send_encoded(encoded, buffers)
+
+    def _leave_later(self) -> None:
+        """Have the loop send what another thread has published."""
+        with self._lock:
+            if self._feed.gathers or len(self._pending) >= BATCH:
+                self._flush()
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self._woken:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody listens any more
+                self._loop.call_soon_threadsafe(self._leave)
+                self._woken = True
+
+    # Subscriptions, in the loop's thread.
+
+    def subscribe(self, peer: Peer, message: Subscribe) -> Subscription | None:
+        """Begin a subscription, or tell why not."""
+        bounds = Bounds.of(message.length, message.size)
+        with self._lock:
+            reason = fits(self.type.shape, message.shape)
+            if reason or self.over:
+                code, text = (Code.REFUSED, self.over) if self.over else (
+                    Code.INVALID_CALL, f"{self.node!r} publishes it as {self.type.text}: {reason}")
+                peer.send(Failure(message.call, code, text, False))
+                return None
+            self._flush()
+            self._send_outgoing()
+            outlet = self._feed.subscribe(message.full, bounds, message.history, message.since)
+            subscription = Subscription(self, peer, message.call, message.who, outlet)
+            self._subscriptions[outlet] = subscription
+            peer.send(Subscribed(message.call, self._feed.life, outlet.start, self.type.shape))
+            self._send([(outlet, outlet.grant(0, bounds.window, bounds.window_size))])
+            self._weigh()
+            if len(self._subscriptions) == 1:
+                self._tell(True)
+            self._changes.tell()
+        return subscription
+
+    def taken(self, subscription: Subscription, message: Taken) -> None:
+        """A subscriber has taken messages, and has room for more.  Raises MalformedMessage where that cannot be."""
+        outlet = subscription.outlet
+        with self._lock:
+            if outlet.ended:
+                return
+            self._send_outgoing()
+            self._send([(outlet, outlet.grant(message.taken, message.items, message.size))])
+            self._weigh()
+            if outlet.full == Full.BLOCK or self.over:
+                self._changes.tell()
+
+    def end(self, subscription: Subscription) -> None:
+        """A subscription is over."""
+        with self._lock:
+            outlet = subscription.outlet
+            if outlet.ended:
+                return
+            self._flush()
+            self._send_outgoing()
+            self._feed.end(outlet)
+            del self._subscriptions[outlet]
+            self._weigh()
+            self.ended.append(subscription.account())  # without what still waited
+            if not self._subscriptions:
+                self._tell(False)
+            self._changes.tell()
+
+    def accounts(self) -> list[SubscriberAccount]:
+        """What became of what was offered to whom: to all who subscribe, and the last who did."""
+        with self._lock:
+            self._flush()
+            self._wake()
+            return [*(each.account() for each in self._subscriptions.values()), *self.ended]
+
+    # Who subscribes.
+
+    def on_demand(self, callback: Callable[[bool], object]) -> None:
+        """Have *callback* called with True when there is a subscriber at last, with False when there is none again."""
+        called = self._in_loop(callback)
+        with self._lock:
+            self._demand.append(called)
+            if self._subscriptions:
+                self._loop.call_soon_threadsafe(called, True)
+
+    def _tell(self, wanted: bool) -> None:
+        for callback in self._demand:
+            self._loop.call_soon_threadsafe(callback, wanted)
+
+    def wait_for(self, count: int, timeout: float) -> None:
+        """Block until there are *count* subscriptions; TimeoutError after *timeout* seconds."""
+        with self._lock:
+            if not self._wait(lambda: len(self._subscriptions) >= count, timeout):
+                raise self._too_few(count, timeout)
+
+    async def await_for(self, count: int, timeout: float) -> None:
+        """As `wait_for`, in a coroutine."""
+        over = time.monotonic() + timeout
+        while True:
+            with self._lock:
+                if len(self._subscriptions) >= count:
+                    return
+                change = self._changes.next()
+            if not await self._changes.came(change, over) or self.over:
+                raise self._too_few(count, timeout)
+
+    def _too_few(self, count: int, timeout: float) -> TimeoutError:
+        why = f"; {self.over}" if self.over else f" within {timeout:g} s"
+        return TimeoutError(f"{self.topic} has {self.subscribers} subscribers and not {count}{why}")
+
+    # Its end.
+
+    def stop(self, why: str) -> None:
+        """Take nothing any more."""
+        with self._lock:
+            self.over, self._careful = why, True
+            self._flush()
+            self._send_outgoing()
+            self._changes.tell()
+
+    def forget(self) -> None:
+        """In a forked child: take nothing any more.  A thread of the parent's may have the lock."""
+        self._lock = threading.RLock()
+        self._changes = Changes(self._lock)
+        self._careful, self.over = True, "it was published by the parent of this forked process"
+
+    @property
+    def backlog(self) -> int:
+        """How much waits for subscribers to have room."""
+        return sum(outlet.offered - outlet.sent - outlet.dropped - outlet.start for outlet in self._feed.outlets)
+
+    def close(self) -> None:
+        """Tell all subscribers that it is over."""
+        with self._lock:
+            for subscription in list(self._subscriptions.values()):
+                self.end(subscription)
+                subscription.peer.send(Ended(subscription.call, self._feed.number, self.over))
+                subscription.peer.flush()

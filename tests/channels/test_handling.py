@@ -1,0 +1,222 @@
+"""Functions that are called with what comes, on a loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pyzmp.channels import handling
+from pyzmp.channels.handling import Handling
+from pyzmp.channels.message import Joined, Message
+from pyzmp.channels.opening import Opening
+from pyzmp.protocol import codec
+from pyzmp.protocol.batch import Batch
+from pyzmp.protocol.envelope import Published
+from tests.conftest import SCALE
+
+place: contextvars.ContextVar[str] = contextvars.ContextVar("place", default="outside")
+
+
+class Lamp:
+    node, topic, shape = "lamp", "lamp/light", b"it"
+
+
+def batch(*values: Any, number: int = 0) -> Batch:
+    source: Any = Lamp()
+    return Batch(source, Published(1, number, [1.0] * len(values), [codec.encode(value)[0] for value in values]), ())
+
+
+class Told:
+    """Counts what the handling asks for."""
+
+    def __init__(self) -> None:
+        self.acknowledged = self.wanted = 0
+
+    def acknowledge(self) -> None:
+        self.acknowledged += 1
+
+    def wants(self) -> None:
+        self.wanted += 1
+
+
+def made(handler: Callable[[Any], Any], *, messages: bool = False,
+         on_event: Callable[[Any], object] | None = None) -> tuple[Handling, Told]:
+    context = contextvars.copy_context()
+    context.run(place.set, "inside")
+    found = Handling("eye", asyncio.get_running_loop(), context, Opening(None), handler, messages=messages,
+                     on_event=on_event)
+    told = Told()
+    found.acknowledge, found.wants = told.acknowledge, told.wants
+    return found, told
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async def look() -> None:
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    await asyncio.wait_for(look(), 10 * SCALE)
+
+
+def done(handling: Handling, count: int) -> Callable[[], bool]:
+    return lambda: handling.received == count and handling.hungry
+
+
+def test_a_function_is_called_at_once_in_order_and_in_its_context() -> None:
+    async def main() -> None:
+        got: list[Any] = []
+        handling, told = made(lambda value: got.append((value, place.get())))
+        handling.put(batch("a", "b"))
+        assert got == [("a", "inside"), ("b", "inside")]
+        assert (handling.received, handling.hungry, told.acknowledged, told.wanted) == (2, True, 1, 1)
+        handling.put(None)
+    asyncio.run(main())
+
+
+def test_events_come_in_their_place_and_messages_say_whose_they_are() -> None:
+    async def main() -> None:
+        got: list[Any] = []
+        handling, _ = made(got.append, messages=True, on_event=got.append)
+        joined = Joined("lamp/light", "lamp")
+        handling.put(joined)
+        handling.put(batch("a"))
+        assert got == [joined, Message("a", "lamp/light", "lamp", 0, 1.0)]
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3)])
+def test_what_a_handler_raises_is_logged_and_counted_and_it_goes_on(error: BaseException,
+                                                                    caplog: pytest.LogCaptureFixture) -> None:
+    got: list[Any] = []
+
+    def handler(value: Any) -> None:
+        got.append(value)
+        if value == 2:
+            raise error
+
+    async def ahandler(value: Any) -> None:
+        handler(value)
+
+    async def main() -> None:
+        for function in (handler, ahandler):
+            got.clear()
+            handling, _ = made(function)
+            handling.put(batch(1, 2, 3))
+            await until(done(handling, 3))
+            assert (got, handling.failed) == ([1, 2, 3], 1)
+            assert f"lamp/light: the handler {function.__qualname__} of 'eye' raised" in caplog.text
+    asyncio.run(main())
+
+
+def test_what_an_event_callback_raises_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        got: list[Any] = []
+        handling, _ = made(got.append, on_event=lambda event: 1 / 0)
+        handling.put(Joined("lamp/light", "lamp"))
+        handling.put(batch(1))
+        assert got == [1]
+        assert "ZeroDivisionError" in caplog.text
+    asyncio.run(main())
+
+
+def test_a_coroutine_ends_before_the_next_message_is_handled() -> None:
+    async def main() -> None:
+        got: list[Any] = []
+        go_on = asyncio.Event()
+
+        async def handler(value: Any) -> None:
+            got.append((value, place.get()))
+            await go_on.wait()
+            got.append(value)
+        handling, told = made(handler)
+        handling.put(batch("a", "b"))
+        handling.put(batch("c", number=2))
+        await until(lambda: got)
+        await asyncio.sleep(0)
+        assert got == [("a", "inside")]
+        assert (handling.received, handling.hungry, told.wanted) == (0, False, 0)
+        go_on.set()
+        await until(lambda: handling.hungry)
+        assert got[1:] == ["a", ("b", "inside"), "b", ("c", "inside"), "c"]
+        assert (handling.received, told.acknowledged) == (3, 2)
+    asyncio.run(main())
+
+
+def test_slow_handlers_leave_the_loop_to_others_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handling, "TURN", 0.0)
+
+    async def main() -> None:
+        got: list[Any] = []
+        slow, _ = made(got.append)
+        turns: list[int] = []
+
+        def turn() -> None:
+            turns.append(len(got))
+            if len(got) < 20:
+                asyncio.get_running_loop().call_soon(turn)
+        turn()
+        slow.put(batch(*range(20)))
+        await until(lambda: len(got) == 20)
+        assert got == list(range(20))
+        assert len(turns) > 10
+    asyncio.run(main())
+
+
+def test_what_a_handler_brings_about_comes_behind_what_is_there() -> None:
+    async def main() -> None:
+        got: list[Any] = []
+
+        def handler(value: Any) -> None:
+            got.append(value)
+            if value == 1:
+                found.put(batch(3, number=2))
+        found, _ = made(handler)
+        found.put(batch(1, 2))
+        assert got == [1, 2, 3]
+    asyncio.run(main())
+
+
+def test_nothing_is_handled_once_it_is_closed_also_by_the_handler() -> None:
+    async def main() -> None:
+        got: list[Any] = []
+
+        def handler(value: Any) -> None:
+            got.append(value)
+            found.close()
+
+        async def ahandler(value: Any) -> None:
+            handler(value)
+        for function in (handler, ahandler):
+            got.clear()
+            found, told = made(function)
+            found.put(batch(*range(100)))
+            await until(lambda: got)
+            await asyncio.sleep(0)
+            found.put(batch(1))
+            await asyncio.sleep(0)
+            assert (got, told.wanted, found.failed) == ([0], 0, 0)
+    asyncio.run(main())
+
+
+def test_a_coroutine_that_runs_is_cancelled_when_it_is_closed() -> None:
+    async def main() -> None:
+        got: list[str] = []
+
+        async def handler(value: Any) -> None:
+            got.append("begun")
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                got.append("cancelled")
+                raise
+        found, _ = made(handler)
+        found.put(batch(1, 2))
+        await until(lambda: got)
+        found.close()
+        await until(lambda: len(got) == 2)
+        await asyncio.sleep(0)
+        assert (got, found.failed) == (["begun", "cancelled"], 0)
+    asyncio.run(main())

@@ -1,0 +1,83 @@
+"""A program without nodes as a publisher."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import pyzmp
+from pyzmp import runtime
+from pyzmp.program import KIND, Program
+
+alerts = pyzmp.Topic(str, "house/alerts", keep=1)
+
+
+def test_a_program_publishes_with_one_line_and_others_find_it(script: Any) -> None:
+    listens = ("import pyzmp, sys\n"
+               "for value in pyzmp.Topic(str, 'house/alerts').subscribe(timeout=15, history=1):\n"
+               "    print(value); break\n")
+    alerts.publish("fire")
+    result = script(listens)
+    assert (result.code, result.out) == (0, "fire\n"), result.err
+    me = runtime.current().member.id
+    node = pyzmp.graph().node(me)
+    assert (node.kind, node.publishes) == (KIND, ("house/alerts",))
+
+
+def test_it_sees_its_subscribers_and_is_told_of_them(eventually: Callable[..., None]) -> None:
+    told: list[bool] = []
+    threads: list[str] = []
+    alerts.on_demand(lambda wanted: (told.append(wanted), threads.append(threading.current_thread().name)))
+    assert alerts.subscribers == 0
+    with alerts.subscribe(timeout=10) as subscription:
+        alerts.wait_for_subscribers(timeout=10)
+        alerts.publish("fire")
+        assert next(subscription) == "fire"
+        assert alerts.subscribers == 1
+        assert repr(alerts) == "<Topic house/alerts: str, 1 subscriber>"
+        account, = alerts.accounts()
+        assert (account.topic, account.offered, account.ended) == ("house/alerts", 1, False)
+    eventually(lambda: told == [True, False])
+    assert set(threads) == {"pyzmp-demand"}
+    with pytest.raises(TimeoutError, match="0 subscribers and not 2"):
+        alerts.wait_for_subscribers(2, timeout=0.01)
+
+
+def test_one_name_has_one_type_in_one_program() -> None:
+    alerts.publish("fire")
+    with pytest.raises(TypeError, match="as str already, and not as int"):
+        pyzmp.Topic(int, "house/alerts").publish(3)
+    pyzmp.Topic(str, "house/alerts").publish("again")
+
+
+def test_it_is_the_same_for_coroutines_and_other_threads() -> None:
+    async def main() -> list[str]:
+        subscription = await alerts.asubscribe(timeout=10)
+        await alerts.await_for_subscribers(timeout=10)
+        await alerts.apublish("one")
+        await asyncio.to_thread(alerts.publish, "two")
+        async with subscription:
+            return [await anext(subscription), await anext(subscription)]
+    assert asyncio.run(main()) == ["one", "two"]
+
+
+def test_it_ends_with_the_runtime_and_begins_anew_with_the_next() -> None:
+    alerts.publish("fire")
+    before = Program.of(runtime.current())
+    runtime.reset()
+    alerts.publish("again")
+    assert Program.of(runtime.current()) is not before
+
+
+def test_what_was_published_last_leaves_before_the_program_ends(script: Any) -> None:
+    publishes = ("import pyzmp\n"
+                 "topic = pyzmp.Topic(int, 'house/numbers')\n"
+                 "topic.wait_for_subscribers(timeout=15)\n"
+                 "for number in range(3000): topic.publish(number)\n")
+    with pyzmp.Topic(int, "house/numbers").subscribe(timeout=15) as numbers:
+        assert script(publishes).code == 0
+        assert [next(numbers) for _ in range(3000)] == list(range(3000))

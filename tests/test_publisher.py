@@ -1,0 +1,329 @@
+"""One topic where it is published, over real sessions: what leaves when, who is waited for, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from pyzmp.exceptions import DeadlockError, PublishTimeout
+from pyzmp.protocol import codec
+from pyzmp.protocol.envelope import (
+    Cancel,
+    Ended,
+    Failure,
+    Hello,
+    Parcel,
+    Published,
+    Skipped,
+    Subscribe,
+    Subscribed,
+    Taken,
+)
+from pyzmp.protocol.feed import Full
+from pyzmp.protocol.schema import Type
+from pyzmp.publisher import Over, Publisher
+from pyzmp.publishing import Publishing
+from pyzmp.transport.context import Context
+from pyzmp.transport.loop import Session, session_id
+from pyzmp.transport.server import Peer, Server
+from tests.campaigns.history import SCALE
+
+
+class Reader:
+    """A session that subscribes, and takes what comes unless it is told not to."""
+
+    def __init__(self, world: World, name: str = "reader", *, takes: bool = True) -> None:
+        self.got: list[Any] = []
+        self.values: list[Any] = []
+        self.numbers: list[int] = []
+        self.ended = ""
+        self._taken = 0
+        self.takes = takes
+        self.session = Session(world.context, world.address, Hello(session_id(), name), on_parcel=self.parcel,
+                               on_end=lambda reason: setattr(self, "ended", reason))
+        self.session.attach(asyncio.get_running_loop())
+
+    def subscribe(self, *, call: int = 1, topic: str = "n/t", **fields: Any) -> Reader:
+        self.session.send(Subscribe(call, "n", topic, **{"size": 1 << 20, **fields}))
+        return self
+
+    def parcel(self, parcel: Parcel) -> None:
+        message = parcel.message
+        self.got.append(message)
+        if isinstance(message, Published):
+            self.values += [codec.decode(body, parcel.buffers) for body in message.bodies]
+            self.numbers += range(message.number, message.number + len(message.bodies))
+            if self.takes:
+                self.take(len(message.bodies))
+
+    def take(self, count: int) -> None:
+        self._taken += count
+        self.session.send(Taken(1, self._taken, count, 1 << 20))
+
+    def of(self, kind: type) -> list[Any]:
+        return [message for message in self.got if isinstance(message, kind)]
+
+
+class World:
+    """A server on the running loop, and one topic that is published there."""
+
+    def __init__(self, context: Context, address: str, **more: Any) -> None:
+        self.context = context
+        self.loop = asyncio.get_running_loop()
+        self.server = Server(context, self.loop, "loop", on_parcel=self._arrived,
+                             on_end=self._parted)
+        self.home = Publishing(self.server, lambda: [self.server], lambda node: node == "beside")
+        self.address = self.server.bind(address)
+        self.publisher: Publisher = self.home.publisher("n", "n/t", Type.of(int), **more)
+
+    def _arrived(self, peer: Peer, parcel: Parcel) -> None:
+        self.home.arrived(peer, parcel)
+
+    def _parted(self, peer: Peer) -> None:
+        self.home.parted(peer)
+
+    def put(self, value: Any, **more: Any) -> None:
+        body, buffers = codec.encode(value)
+        self.publisher.put(body, buffers, **more)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        over = time.monotonic() + 10 * SCALE
+        while not condition():
+            assert time.monotonic() < over
+            await asyncio.sleep(0.002)
+
+
+@pytest.fixture(params=["memory://pub", "tcp://127.0.0.1:*"])
+def run(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Run a test with a world and readers, over memory and over a socket."""
+    def do(test: Callable[[World, Callable[..., Reader]], Coroutine[Any, Any, None]], **more: Any) -> None:
+        async def main() -> None:
+            context = Context()
+            world = World(context, request.param, **more)
+            readers: list[Reader] = []
+
+            def reader(*args: Any, **kwargs: Any) -> Reader:
+                readers.append(Reader(world, *args, **kwargs))
+                return readers[-1]
+            try:
+                await asyncio.wait_for(test(world, reader), 20 * SCALE)
+            finally:
+                for each in readers:
+                    each.session.close()
+                world.server.close()
+                context.close()
+        asyncio.run(main())
+    return do
+
+
+Readers = Callable[..., Reader]
+
+
+def test_messages_come_in_order_with_their_numbers_and_late_joiners_get_the_kept_ones(run: Any) -> None:
+    async def test(world: World, reader: Readers) -> None:
+        early = reader().subscribe()
+        await world.until(lambda: early.of(Subscribed))
+        for value in range(200):
+            world.put(value)
+        await world.until(lambda: len(early.values) == 200)
+        assert early.values == early.numbers == list(range(200))
+        assert len(early.of(Published)) < 50, "what is published in one turn travels together"
+        late = reader().subscribe(history=3)
+        world.put(200)
+        await world.until(lambda: late.values[-1:] == [200])
+        assert late.values in ([197, 198, 199, 200], [198, 199, 200])  # the subscription comes before or after it
+        assert late.of(Subscribed)[0].number == late.values[0]
+    run(test, keep=3)
+
+
+def test_the_first_of_a_turn_leaves_at_once_and_the_rest_with_its_end(run: Any) -> None:
+    async def test(world: World, reader: Readers) -> None:
+        listener = reader().subscribe()
+        await world.until(lambda: listener.of(Subscribed))
+        for value in range(3):
+            world.put(value)
+        await world.until(lambda: len(listener.values) == 3)
+        assert [len(message.bodies) for message in listener.of(Published)] == [1, 2]
+    run(test)
+
+
+def test_large_messages_and_buffers_keep_their_place_among_small_ones(run: Any) -> None:
+    values = [1, b"x" * 5000, 2, b"y" * 300_000, b"z" * 70_000, 3, 4]
+
+    async def test(world: World, reader: Readers) -> None:
+        listener = reader().subscribe()
+        await world.until(lambda: listener.of(Subscribed))
+        for value in values * 5:
+            world.put(value)
+        await world.until(lambda: len(listener.values) == 5 * len(values))
+        assert listener.values == values * 5
+    run(test)
+
+
+def test_other_threads_publish_too_each_in_its_own_order(run: Any) -> None:
+    async def test(world: World, reader: Readers) -> None:
+        listener = reader().subscribe()
+        await world.until(lambda: listener.of(Subscribed))
+        threads = [threading.Thread(target=lambda base=base: [world.put(base + n) for n in range(1000)])  # type: ignore[misc]
+                   for base in (0, 10_000)]
+        for thread in threads:
+            thread.start()
+        world.put(-1)
+        await world.until(lambda: len(listener.values) == 2001)
+        assert listener.numbers == list(range(2001))
+        assert [value for value in listener.values if 0 <= value < 10_000] == list(range(1000))
+        assert [value for value in listener.values if value >= 10_000] == list(range(10_000, 11_000))
+        for thread in threads:
+            thread.join()
+    run(test)
+
+
+@pytest.mark.parametrize("full", [Full.DROP_OLDEST, Full.DROP_NEWEST])
+def test_what_a_full_queue_drops_is_told_and_adds_up(run: Any, full: int) -> None:
+    async def test(world: World, reader: Readers) -> None:
+        slow, quick = reader(takes=False).subscribe(full=full, length=10), reader().subscribe()
+        await world.until(lambda: slow.of(Subscribed) and quick.of(Subscribed))
+        for value in range(100):
+            world.put(value)
+        await world.until(lambda: len(quick.values) == 100)
+        await world.until(lambda: len(slow.values) == 5)
+        for _ in range(10):
+            slow.take(len(slow.values) - slow._taken)
+            await asyncio.sleep(0.005)
+        await world.until(lambda: len(slow.values) == 10)
+        skipped = sum(message.count for message in slow.of(Skipped))
+        assert slow.values[:5] == list(range(5))
+        assert slow.values[5:] == (list(range(5, 10)) if full == Full.DROP_NEWEST else list(range(95, 100)))
+        account = next(each for each in world.publisher.accounts() if each.dropped)
+        assert (account.offered, account.dropped) == (100, skipped) == (100, 90)
+        assert account.received + account.dropped + account.waiting + account.lost == account.offered
+    run(test)
+
+
+def test_a_type_that_does_not_fit_is_refused_naming_both(run: Any) -> None:
+    async def test(world: World, reader: Readers) -> None:
+        wrong = reader().subscribe(shape=Type.of(str).shape)
+        await world.until(lambda: wrong.of(Failure))
+        text = wrong.of(Failure)[0].text
+        assert "int" in text
+        assert "str" in text
+        unknown = reader().subscribe(topic="n/other")
+        await world.until(lambda: unknown.of(Failure))
+        assert "n/other" in unknown.of(Failure)[0].text
+        assert world.publisher.subscribers == 0
+    run(test)
+
+
+def test_who_subscribes_is_seen_and_told_of(run: Any) -> None:
+    async def test(world: World, reader: Readers) -> None:
+        told: list[bool] = []
+        world.publisher.on_demand(told.append)
+        world.publisher.on_demand(lambda wanted: 1 / 0)
+        with pytest.raises(TimeoutError, match="0 subscribers and not 1"):
+            await world.publisher.await_for(1, 0.01)
+        one, two = reader("one").subscribe(who="kitchen"), reader("two").subscribe()
+        await world.publisher.await_for(2, 10 * SCALE)
+        assert {each.subscriber for each in world.publisher.accounts()} == {"kitchen", "two"}
+        await world.until(lambda: told == [True])
+        one.session.send(Cancel(1))
+        two.session.close()
+        await world.until(lambda: told == [True, False])
+        assert [each.ended for each in world.publisher.accounts()] == [True, True]
+    run(test)
+
+
+def test_on_a_loop_that_is_held_up_subscribers_are_still_heard(run: Any) -> None:
+    async def test(world: World, reader: Readers) -> None:
+        ready = threading.Event()
+
+        def listens() -> None:
+            async def beside() -> None:
+                listener = Reader(world).subscribe(full=Full.BLOCK, length=4)
+                ready.set()
+                await world.until(lambda: len(listener.values) == 50)
+                listener.session.close()
+            asyncio.run(beside())
+        thread = threading.Thread(target=listens, daemon=True)
+        thread.start()
+        ready.wait(10)
+        world.publisher.wait_for(1, 10 * SCALE)  # blocks the loop, and so does what follows
+        for value in range(50):
+            world.put(value, timeout=10 * SCALE)
+        await world.until(lambda: not thread.is_alive())
+        assert world.publisher.accounts()[0].dropped == 0
+    run(test)
+
+
+def test_who_asked_for_it_holds_the_publisher_up_until_there_is_room(run: Any) -> None:
+    async def test(world: World, reader: Readers) -> None:
+        slow, other = reader(takes=False).subscribe(full=Full.BLOCK, length=4), reader().subscribe()
+        await world.publisher.await_for(2, 10 * SCALE)
+        for value in range(4):
+            world.put(value)
+        with pytest.raises(PublishTimeout, match="'reader' has had no room"):
+            world.put(4, timeout=0.02)
+        with pytest.raises(PublishTimeout):
+            await world.publisher.aput(codec.encode(4)[0], timeout=0.02)
+        with pytest.raises(PublishTimeout):
+            await asyncio.to_thread(world.put, 4, timeout=0.02)
+        await world.until(lambda: len(other.values) == 4)
+        waiting = asyncio.create_task(world.publisher.aput(codec.encode(5)[0], timeout=10 * SCALE))
+        thread = asyncio.create_task(asyncio.to_thread(world.put, 5, timeout=10 * SCALE))
+        await world.until(lambda: len(slow.values) == 2)
+        slow.take(2)
+        await waiting
+        await thread
+        await world.until(lambda: other.values == [0, 1, 2, 3, 5, 5])
+        await world.until(lambda: slow.values == [0, 1, 2, 3])
+        slow.session.close()  # whoever is gone holds nobody up
+        await world.until(lambda: world.publisher.subscribers == 1)
+        world.put(6)
+        await world.until(lambda: other.values[-1] == 6)
+    run(test)
+
+
+def test_a_subscriber_on_the_very_loop_is_not_waited_for(run: Any) -> None:
+    async def test(world: World, reader: Readers) -> None:
+        slow = reader(takes=False).subscribe(full=Full.BLOCK, length=2, who="beside")
+        await world.publisher.await_for(1, 10 * SCALE)
+        world.put(0)
+        world.put(1)
+        with pytest.raises(DeadlockError, match="apublish"):
+            world.put(2)
+        assert slow.ended == ""
+    run(test)
+
+
+def test_the_end_lets_everything_leave_and_tells_all(run: Any) -> None:
+    async def test(world: World, reader: Readers) -> None:
+        listener, stuck = reader().subscribe(length=4), reader(takes=False).subscribe(length=4)
+        await world.publisher.await_for(2, 10 * SCALE)
+        for value in range(4):
+            world.put(value)
+        await world.home.end("n", "it has stopped")
+        with pytest.raises(Over, match="it has stopped"):
+            world.put(4)
+        await world.until(lambda: listener.of(Ended) and stuck.of(Ended))
+        assert listener.values == [0, 1, 2, 3]
+        assert listener.of(Ended)[0] == Ended(1, 4, "it has stopped")
+        late = reader().subscribe()
+        await world.until(lambda: late.of(Failure))
+        assert sorted((each.ended, each.lost) for each in world.publisher.accounts()) == [(True, 0), (True, 4)]
+    run(test)
+
+
+def test_what_a_forked_child_has_of_it_is_over() -> None:
+    async def test() -> None:
+        context = Context()
+        world = World(context, "memory://pub")
+        world.home.forget()
+        with pytest.raises(Over, match="forked"):
+            world.put(1)
+        world.server.close()
+        context.close()
+    asyncio.run(test())
