@@ -1,0 +1,225 @@
+"""Recording topics into a file."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+from typing_extensions import Self
+
+from pyzmp import runtime
+from pyzmp.channels.arrivals import Arrivals
+from pyzmp.channels.message import Event, Gap, Joined, Message
+from pyzmp.channels.opening import Raw
+from pyzmp.channels.subscription import Subscription, asubscribe_to, subscribe_to
+from pyzmp.channels.terms import FullQueue
+from pyzmp.channels.topic import Topic
+from pyzmp.protocol import recording as form
+from pyzmp.protocol.topics import Pattern
+from pyzmp.recording.file import Journal, now, selection
+
+SIZE = 64 << 20  # bytes that wait at each publisher, where nothing else is said
+
+log = logging.getLogger("pyzmp.recording")
+
+Place = tuple[str, str]  # the full name of a topic, and the node that publishes it
+
+
+class Recorder:
+    """Writes what topics publish into a file, until it is closed; made by `record`.
+
+    ``messages`` were written so far, ``dropped`` and ``lost`` are those that did not come; the file has that too.
+    ``cut_off`` is what was left at the end of the file by a recorder that was killed, ``error`` why nothing is
+    written any more, such as a full disk: what was written until then stays.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._journal = Journal(os.fspath(path))
+        self.path, self.cut_off = self._journal.path, self._journal.cut_off
+        self.messages = self.dropped = self.lost = 0
+        self.error: Exception | None = None
+        self._lock = threading.Lock()  # each subscription calls in a thread of its own
+        self._closed = False
+        self._over: Arrivals[None] = Arrivals()
+        self._subscriptions: list[Subscription[Any]] = []
+        self._publishers: dict[Place, form.Publisher] = {}
+        self._early: dict[Place, list[form.Gap]] = {}  # before the first message
+        self._by: dict[Place, int] = {}  # the subscription that a topic comes from, where several select it
+        self._journal.began(now())
+
+    def _callbacks(self, which: int) -> tuple[Callable[[Message[Raw]], None], Callable[[Event], None]]:
+        """What writes down the messages of subscription number *which*, and what else it tells; in its thread."""
+        def came(message: Message[Any]) -> None:
+            self._write(which, message)
+
+        def happened(event: Event) -> None:
+            self._write(which, event)
+        return came, happened
+
+    def _write(self, which: int, what: Message[Raw] | Event) -> None:
+        place = what.topic, what.node
+        with self._lock:
+            if self._closed or self.error is not None or self._by.setdefault(place, which) != which:
+                return
+            try:
+                if isinstance(what, Message):
+                    self._take(place, what)
+                elif isinstance(what, Gap):
+                    self._miss(place, what)
+                elif isinstance(what, Joined) and place in self._publishers:  # perhaps it is of another class now
+                    self._publishers[place] = _known(place, self._publishers[place].shape)
+            except Exception as error:
+                self._fail(error)
+
+    def _take(self, place: Place, message: Message[Raw]) -> None:
+        value, publisher = message.value, self._publishers.get(place)
+        if publisher is None or publisher.shape != value.shape:
+            publisher = self._publishers[place] = _known(place, value.shape)
+            self._write_early(place, publisher)
+        self._journal.message(publisher, message.number, message.time, value.body, value.buffers)
+        self.messages += 1
+
+    def _miss(self, place: Place, gap: Gap) -> None:
+        """Write a gap down; one before the first message of a publisher with that, which tells its type."""
+        missing = form.Gap(0, gap.number, gap.count, gap.dropped, now())
+        publisher = self._publishers.get(place)
+        if publisher is None:
+            self._early.setdefault(place, []).append(missing)
+        else:
+            self._journal.gap(publisher, missing)
+        self.dropped += gap.count * gap.dropped
+        self.lost += gap.count * (not gap.dropped)
+
+    def _write_early(self, place: Place, publisher: form.Publisher) -> None:
+        for gap in self._early.pop(place, ()):
+            self._journal.gap(publisher, gap)
+
+    def _fail(self, error: Exception) -> None:
+        log.error("%s: nothing more is recorded, after %d messages: %s", self.path, self.messages, error)
+        self.error = error
+        self._over.put(None)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until nothing is written any more, as it was closed or has an ``error``; whether that is so.
+
+        At most *timeout* seconds.
+        """
+        with contextlib.suppress(TimeoutError):
+            self._over.take(threading.TIMEOUT_MAX if timeout is None else timeout)
+            self._over.put(None)  # for whoever else waits
+        return self._closed or self.error is not None
+
+    def close(self) -> None:
+        """Record no more, and have all of it on the disk.  Raises the ``error``, where there is one."""
+        try:
+            for subscription in self._subscriptions:
+                subscription.close()
+        finally:
+            self._end()
+
+    async def aclose(self) -> None:
+        """As `close`, in a coroutine."""
+        try:
+            for subscription in self._subscriptions:
+                await subscription.aclose()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._over.put(None)
+            try:
+                for place in list(self._early) if self.error is None else ():
+                    self._write_early(place, _known(place, b""))
+            finally:
+                self._journal.close()
+        if self.error is not None:
+            raise self.error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<Recorder {self.path!r}, {self.messages} messages{', closed' if self._closed else ''}>"
+
+
+def record(path: str | os.PathLike[str], *topics: Topic[Any] | str, full: FullQueue = "drop_oldest",
+           length: int | None = None, size: int = SIZE, history: int = 0) -> Recorder:
+    """Write every message of *topics*, full names, patterns or channels, into a file until the `Recorder` is closed.
+
+    What is published after this has returned is in the file, or a gap in it says what is not.  A message is the
+    operating system's before it counts as received: where this process is killed, only the one that it was writing
+    is lost.  A file that is there is appended to.
+
+    Publishers are not held up: what this cannot take in time waits at the publisher, in a queue of *size* bytes (64
+    MiB) and *length* messages, and what that does when it is full is *full*, as of any subscription.  With
+    ``"block"`` publishers wait, and nothing is dropped.  *history* messages from before are wanted, where publishers
+    keep some.
+
+    Raises OSError where the file cannot be written, and RecordingError where it is no recording, is damaged, or is
+    recorded into already.
+    """
+    recorder = _recorder(path, topics)
+    try:
+        for which, topic in enumerate(topics):
+            came, happened = recorder._callbacks(which)
+            recorder._subscriptions.append(subscribe_to(_anything(topic), came, on_event=happened, raw=True, full=full,
+                                                        length=length, size=size, history=history))
+    except BaseException:
+        recorder.close()
+        raise
+    return recorder
+
+
+async def arecord(path: str | os.PathLike[str], *topics: Topic[Any] | str, full: FullQueue = "drop_oldest",
+                  length: int | None = None, size: int = SIZE, history: int = 0) -> Recorder:
+    """As `record`, in a coroutine."""
+    recorder = _recorder(path, topics)
+    try:
+        for which, topic in enumerate(topics):
+            came, happened = recorder._callbacks(which)
+            recorder._subscriptions.append(await asubscribe_to(
+                _anything(topic), came, on_event=happened, raw=True, full=full, length=length, size=size,
+                history=history))
+    except BaseException:
+        await recorder.aclose()
+        raise
+    return recorder
+
+
+def _recorder(path: str | os.PathLike[str], topics: Sequence[Topic[Any] | str]) -> Recorder:
+    if not topics:
+        raise TypeError("record() wants at least one topic; '**' stands for all")
+    for topic in topics:
+        selection(topic)  # before a file is made
+    return Recorder(path)
+
+
+def _anything(topic: Topic[Any] | str) -> Any:
+    """What *topic* stands for, whatever it publishes."""
+    return replace(selection(topic), type=None)
+
+
+def _known(place: Place, shape: bytes) -> form.Publisher:
+    """A publisher, with what the graph says of it."""
+    topic, node = place
+    facts = runtime.current().replica.view.facts.selected(name=Pattern(topic), node=node)
+    text, marks = (facts[0].text, facts[0].marks) if facts else ("", ())
+    return form.Publisher(topic, node, text, shape, marks)
