@@ -7,6 +7,7 @@ can be shown to find what is planted in a folder made up for it.
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ ROWS = [
     {"transport", "coprocess"},
     {"registry"},
     {"loopthread"},
+    {"home"},
     {"publisher"},
     {"publishing", "sessions", "subscribing"},
     {"runtime"},
@@ -93,6 +95,7 @@ def room(package: Path, path: Path) -> str:
     return path.relative_to(package).parts[0].removesuffix(".py")
 
 
+@functools.cache  # each check reads them all
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 

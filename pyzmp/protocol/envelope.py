@@ -164,7 +164,8 @@ class Subscribe(_Message, frozen=True, tag=13):
     ``call`` is its own number for the subscription, ``who`` the node that subscribes, if one does.  ``full``,
     ``length`` and ``size`` say what waits for it at most, and what happens then, as in `pyzmp.protocol.feed`.
     ``history`` are the messages from before that it wants.  ``shape`` is its type, as `pyzmp.protocol.fits` has it.
-    ``since`` is the feed that it had messages of before, and the number that it expects next.
+    ``since`` is the feed that it had messages of before, and the number that it expects next.  ``early`` says that
+    it was there before it knew of the publisher: it wants all from the first message on.
     """
 
     call: int
@@ -177,6 +178,7 @@ class Subscribe(_Message, frozen=True, tag=13):
     shape: bytes = b""
     since: tuple[bytes, int] = (b"", 0)
     who: Name = ""
+    early: bool = False
 
 
 class Subscribed(_Message, frozen=True, tag=14):

@@ -225,17 +225,21 @@ class Outlet:
 class Feed:
     """A topic at its publisher.  The last *keep* messages are kept for those who join later.
 
-    ``life`` tells it from any other feed, such as that of the same node before it was started anew.
+    ``life`` tells it from any other feed, such as that of the same node before it was started anew.  As long as it
+    is *young* it keeps everything, up to `SIZE` bytes, for those who were there before it and have yet to join.
     """
 
-    __slots__ = ("_bodies", "_buffers", "_gathered", "_kept", "_times", "blocking", "life", "number", "outlets")
+    __slots__ = ("_bodies", "_buffers", "_gathered", "_keep", "_kept", "_size", "_times", "_young", "blocking", "life",
+                 "number", "outlets")
 
-    def __init__(self, life: bytes, keep: int = 0) -> None:
+    def __init__(self, life: bytes, keep: int = 0, *, young: bool = False) -> None:
         self.life = life
+        self._keep, self._young = keep, young
         self.number = 0  # of the next message that leaves the gathering
         self.outlets: list[Outlet] = []
         self.blocking: list[Outlet] = []  # those among them that the publisher waits for
-        self._kept: deque[Entry] = deque(maxlen=keep)
+        self._kept: deque[Entry] = deque()
+        self._size = 0  # bytes in it
         self._times: list[float] = []
         self._bodies: list[bytes] = []
         self._buffers: Sequence[Buffer] = ()
@@ -290,20 +294,33 @@ class Feed:
         self._times, self._bodies, self._buffers, self._gathered = [], [], (), 0
         self.number += len(run.bodies)
         entries = functools.cache(functools.partial(_entries, run))  # made where they are needed only
-        if self._kept.maxlen:
+        if self._keep or self._young:
             self._kept.extend(entries())
+            self._size += size
+            self._forget()
         return [(outlet, outlet.offer(run, size, entries)) for outlet in self.outlets]
 
-    def subscribe(self, full: int, bounds: Bounds, history: int = 0, since: tuple[bytes, int] = (b"", 0)) -> Outlet:
-        """A new subscription: from the next message on, or the last *history* ones that are kept.
+    def grow(self) -> None:
+        """Be young no more: keep only what late joiners may ask for."""
+        self._young = False
+        self._forget()
 
-        One that had messages of this very feed before goes on *since* the number it expects, as far as is kept.
-        What was gathered is to be flushed first.
+    def _forget(self) -> None:
+        while len(self._kept) > self._keep and (not self._young or self._size > SIZE):
+            self._size -= self._kept.popleft().size
+
+    def subscribe(self, full: int, bounds: Bounds, history: int = 0, since: tuple[bytes, int] = (b"", 0), *,
+                  early: bool = False) -> Outlet:
+        """A new subscription: from the next message on, or the last *history* ones that are kept for that.
+
+        One that had messages of this very feed before goes on *since* the number it expects, and one that was there
+        *early*, before the feed, begins with the first: as far as is kept.  What was gathered is to be flushed first.
         """
         if since[0] == self.life and since[1] <= self.number:
             kept = [entry for entry in self._kept if entry.number >= since[1]]
         else:
-            kept = list(islice(self._kept, max(0, len(self._kept) - history), None))
+            most = len(self._kept) if early else min(history, self._keep)
+            kept = list(islice(self._kept, max(0, len(self._kept) - most), None))
         outlet = Outlet(full, bounds, kept[0].number if kept else self.number)
         outlet.keep(kept)
         self.outlets.append(outlet)

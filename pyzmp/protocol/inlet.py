@@ -10,6 +10,9 @@ import msgspec
 from pyzmp.exceptions import MalformedMessage
 from pyzmp.protocol.feed import AROUND, Bounds
 
+FAR = 1 << 62  # no topic ever has so many messages, and what expects one of these numbers can still be told
+LIFE = 64  # bytes by which a feed is named, at most
+
 
 class Gap(msgspec.Struct, frozen=True):
     """Messages that did not come: so many from ``number`` on; ``dropped`` by a full queue, or lost."""
@@ -44,12 +47,17 @@ class Inlet:
         """What a new session of it begins with: the feed, and the number that is expected."""
         return self._life, self._next
 
-    def subscribed(self, life: bytes, number: int) -> Gap | None:
+    def subscribed(self, life: bytes, number: int, *, early: bool = False) -> Gap | None:
         """A session begins, with message *number* as the next; what was lost since the one before, if that is known.
 
-        What is granted first is ``bounds.window`` and its bytes.
+        To one that was there *early*, before the feed, all before that number is lost.
+        What is granted first is ``bounds.window`` and its bytes.  Raises MalformedMessage for what cannot be.
         """
+        if not (0 <= number <= FAR and len(life) <= LIFE):
+            raise MalformedMessage(f"a topic named by {len(life)} bytes, with message {number} as the next")
         gap = None
+        if early and life != self._life:
+            self._life, self._next = life, 0
         if life == self._life and number > self._next:
             gap = self._gap(number, dropped=False)
         self._life, self._next = life, number
@@ -59,7 +67,7 @@ class Inlet:
 
     def published(self, number: int, count: int) -> Gap | None:
         """Messages have come; what is missing before them.  Raises MalformedMessage where they came already."""
-        if number < self._next:
+        if not self._next <= number <= FAR:
             raise MalformedMessage(f"message {number} of a topic, where {self._next} is the next")
         gap = self._gap(number, dropped=False) if number > self._next else None
         self._next = number + count
@@ -68,7 +76,7 @@ class Inlet:
 
     def skipped(self, number: int, count: int) -> tuple[Gap, ...]:
         """Messages were dropped; what is missing with that.  Raises MalformedMessage where they came already."""
-        if number < self._next or count < 1:
+        if not (self._next <= number and 0 < count <= FAR - number):
             raise MalformedMessage(f"{count} messages of a topic from {number} on are said to be dropped, where "
                                    f"{self._next} is the next")
         lost = (self._gap(number, dropped=False),) if number > self._next else ()
@@ -76,6 +84,8 @@ class Inlet:
 
     def over(self, number: int) -> Gap | None:
         """The feed has ended before message *number*; what is missing with that."""
+        if number > FAR:
+            raise MalformedMessage(f"a topic that has ended before message {number}, where {self._next} is the next")
         return self._gap(number, dropped=False) if number > self._next else None
 
     def _gap(self, number: int, *, dropped: bool) -> Gap:

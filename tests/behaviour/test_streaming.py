@@ -735,8 +735,8 @@ def test_that_error_is_his_also_where_the_service_ends_before_he_hears_of_it(
         give_up(begun)
         eventually(lambda: "CancelledError" in Bucket.said())
         gone.append(begun)
-    future = Bucket.noted.submit(broken(lambda: eventually(lambda: "begun" in Bucket.said())))
     monkeypatch.setattr(sessions, "give_up", give_up_and_wait)
+    future = Bucket.noted.submit(broken(lambda: eventually(lambda: "begun" in Bucket.said())))
     with pytest.raises(KeyError, match="mine"):
         future.result(10)
     eventually(lambda: gone)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pyzmp.exceptions import MalformedMessage
-from pyzmp.protocol.feed import AROUND, BATCH, BATCH_SIZE, MANY, WINDOW, Bounds, Feed, Full, Outlet, Run, Skip
+from pyzmp.protocol.feed import AROUND, BATCH, BATCH_SIZE, MANY, SIZE, WINDOW, Bounds, Feed, Full, Outlet, Run, Skip
 from pyzmp.protocol.inlet import Gap, Inlet
 
 LIFE = b"life"
@@ -173,6 +173,23 @@ def test_history_is_delivered_though_it_is_longer_than_the_queue() -> None:
     publish(feed, *(b"%d" % number for number in range(9)))
     outlet = subscribed(feed, length=2, history=9)
     assert numbers(outlet.grant(0, MANY, WINDOW)) == list(range(9))
+
+
+def test_who_was_there_before_a_feed_gets_all_of_it_while_it_is_young() -> None:
+    feed = Feed(LIFE, 2, young=True)
+    publish(feed, *(b"%d" % number for number in range(5)))
+    outlet = feed.subscribe(Full.DROP_OLDEST, Bounds.of(0, SIZE), early=True)
+    assert numbers(outlet.grant(0, MANY, WINDOW)) == [0, 1, 2, 3, 4]
+    assert subscribed(feed, history=9).start == 3
+    assert subscribed(feed).start == 5
+    feed.grow()
+    assert feed.subscribe(Full.DROP_OLDEST, Bounds.of(0, SIZE), early=True).start == 3
+
+
+def test_a_young_feed_keeps_no_more_than_its_size() -> None:
+    feed = Feed(LIFE, young=True)
+    publish(feed, *(bytes(SIZE // 4) for _ in range(9)))
+    assert feed.subscribe(Full.DROP_OLDEST, Bounds.of(0, SIZE), early=True).start == 6
 
 
 @pytest.mark.parametrize(("since", "start"), [((LIFE, 4), 4), ((LIFE, 1), 3), ((LIFE, 6), 6), ((b"other", 4), 6),

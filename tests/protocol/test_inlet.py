@@ -56,6 +56,14 @@ def test_a_new_session_of_the_same_feed_tells_what_was_lost_meanwhile() -> None:
     assert taken.since == (b"another", 2)
 
 
+def test_who_was_there_before_a_feed_knows_what_was_lost_of_its_beginning() -> None:
+    taken = inlet(number=4)
+    assert taken.subscribed(b"another", 3, early=True) == Gap(0, 3, dropped=False)
+    assert taken.subscribed(b"another", 3, early=True) is None
+    assert taken.subscribed(b"a third", 0, early=True) is None
+    assert (taken.lost, taken.since) == (3, (b"a third", 0))
+
+
 def test_the_end_of_a_feed_tells_what_did_not_come_any_more() -> None:
     taken = inlet()
     taken.published(0, 2)
