@@ -47,7 +47,7 @@ class Host:
         self.name = runtime.register(loop)
         self.server = self._serve()
         self.guests: dict[str, Guest] = {}
-        self.own: dict[str, Server] = {}
+        self.own: dict[Guest, Server] = {}  # until it is gone: a successor may have its name
         self.publishing = Publishing(self.server, lambda: [self.server, *self.own.values()], self.guests.__contains__)
         self._waiting: Admission[Peer, Pending] = Admission()
         self._lanes: set[str] = set()  # the nodes with calls that wait for a worker thread
@@ -88,7 +88,7 @@ class Host:
         A node that has the loop for itself gives the loop its address.
         """
         if address is not None:
-            server = self.own[guest.name] = self._serve()
+            server = self.own[guest] = self._serve()
             return reach.spread(server.bind(address, insecure=insecure), self.runtime.interfaces())
         if not self._shared:
             places = self.runtime.places(self.name, "" if shared else guest.name)
@@ -105,7 +105,8 @@ class Host:
                 self._shared = [*self._shared, self.server.bind(reach.at(host, "*"), secure=True)]
         except PyzmpError as error:
             log.warning("%s: other hosts cannot reach it: %s", self.name, error)
-        known = [self.runtime.replica.view.facts.node(name) for name in self.guests if name not in self.own]
+        known = [self.runtime.replica.view.facts.node(name) for name, guest in self.guests.items()
+                 if guest not in self.own]
         wider = [replace(node, addresses=tuple(self._shared)) for node in known
                  if node is not None and len(self._shared) > before]
         if wider:
@@ -150,8 +151,11 @@ class Host:
         if self.guests.get(guest.name) is guest:
             del self.guests[guest.name]
             self._waiting.forget(guest.name)
-        if guest.name in self.own:
-            self.own.pop(guest.name).close()
+
+    def leave(self, guest: Guest) -> None:
+        """Listen no more where that node alone was reached."""
+        if guest in self.own:
+            self.own.pop(guest).close()
 
     def close_inherited(self) -> None:
         """In a forked child: what is published here is the parent's."""
@@ -365,9 +369,7 @@ class Host:
 
     def crossing(self) -> str | None:
         """What the loop that is waited for asks of a node here, and waits for itself, as far as has come."""
-        for address in self.server.addresses:
-            self.server.read(address)
-        for server in self.own.values():
+        for server in (self.server, *self.own.values()):
             for address in server.addresses:
                 server.read(address)
         return self._crossing

@@ -77,7 +77,7 @@ class LivingNode(CoProcess):
         """Called in the node, before it serves; may be ``async``.  What it raises comes out of `start`."""
 
     def on_stop(self) -> Awaitable[None] | None:
-        """Called in the node once it serves no more; may be ``async``."""
+        """Called in the node once it serves no more, though it still publishes; may be ``async``."""
 
     def update(self, *args: Any, **kwargs: Any) -> Any:
         """Called in the node after each turn of its loop that brought calls, and at least every 100 ms.
@@ -140,7 +140,7 @@ class LivingNode(CoProcess):
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(host.release)
             stack.callback(_close_all, watches)
-            listening = self._opens(stack, here, host)
+            listening = self._opens(stack, here, host, guest)
             try:
                 await here.announce([own])
             except asyncio.CancelledError:  # perhaps too late to keep it out of the graph
@@ -169,17 +169,18 @@ class LivingNode(CoProcess):
                 await _awaited(self.on_stop())
         return status[0] if status else 0
 
-    def _opens(self, stack: contextlib.AsyncExitStack, here: runtime.Runtime, host: Host) -> Listening:
+    def _opens(self, stack: contextlib.AsyncExitStack, here: runtime.Runtime, host: Host, guest: Guest) -> Listening:
         """Have the channels of the node for as long as *stack* stands; nobody knows of them yet."""
         cls, life = type(self), self._life
         declared = parameters_of(cls)
-        given = {name: each.given(self) for name, each in declared.items()}
-        life.values = Values(self.name, host.loop, declared, given)
+        life.values = Values(self.name, host.loop, declared, {key: each.given(self) for key, each in declared.items()})
         life.published = Published(self.name, host.publishing, topics_of(cls), functools.partial(topic_marks_of, cls))
         listening = Listening(self, here, host.loop)
         stack.callback(setattr, life, "values", None)  # what it was given before the start is there again
         stack.callback(setattr, life, "published", None)
         stack.callback(listening.close)
+        stack.callback(host.leave, guest)
+        stack.push_async_callback(life.published.end, guest.hurry)  # with what it publishes when it stops
         return listening
 
     async def _appears(self, here: runtime.Runtime, guest: Guest, own: NodeFact, listening: Listening) -> Position:
@@ -284,7 +285,6 @@ class LivingNode(CoProcess):
         finally:
             values.over(RegistryUnavailable(f"{self.name!r} has stopped before the graph heard of it"))
             await host.remove(guest, DRAIN - 1)
-            await published.end(guest.hurry)
 
     def _tasks(self, guest: Guest, args: tuple[Any, ...], kwargs: dict[str, Any], stop: asyncio.Event,
                status: list[int | None]) -> list[asyncio.Task[None]]:

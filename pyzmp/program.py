@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import itertools
 import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from msgspec.structs import replace
 
 from pyzmp.exceptions import MalformedMessage, NodeExists, PyzmpError, RegistryUnavailable
+from pyzmp.home import Over, call_soon, in_context
 from pyzmp.protocol.calls import CALLS, SIZE
 from pyzmp.protocol.envelope import Code, Parcel, Request
 from pyzmp.protocol.facts import LONG, NodeFact, PublisherFact
 from pyzmp.protocol.outcomes import refuse
 from pyzmp.protocol.schema import Type
-from pyzmp.publisher import Publisher, in_context
+from pyzmp.publisher import Publisher
 from pyzmp.publishing import Publishing
 from pyzmp.registry import reach
 from pyzmp.runtime import Runtime
@@ -47,10 +48,11 @@ class Program:
         self._publishing = Publishing(self._server, lambda: [self._server])
         self._lock = threading.Lock()
         self._publishers: dict[str, Publisher] = {}
-        self._stand_ins: set[str] = set()
+        self._stand_ins: dict[str, Collection[Publisher]] = {}
         self._addresses: list[str] = []
         self._announcing: asyncio.Task[None] | None = None
         self._more = False  # to be announced
+        self._over = ""  # why nothing can be published any more
         self._calls: queue.SimpleQueue[Callable[[], object] | None] | None = None
         here.ends.append(self._end)
 
@@ -65,17 +67,19 @@ class Program:
     def publisher(self, topic: str, type: Type, keep: int, patience: Callable[[float | None], float]) -> Publisher:
         """Where *topic* is published; others hear of it in a moment.
 
-        Raises TypeError where this program publishes another type under that name.
+        Raises TypeError where this program publishes another type under that name, and `Over` after its end.
         """
         with self._lock:
+            if self._over:
+                raise Over(f"{topic} cannot be published any more: {self._over}")
             known = self._publishers.get(topic)
             if known is None:
                 known = self._publishers[topic] = self._publishing.publisher(self._here.member.id, topic, type, keep,
                                                                              patience, self.on_demand)
-                with contextlib.suppress(RuntimeError):  # the runtime has ended
-                    self._loop.call_soon_threadsafe(self._announce)
+                call_soon(self._loop, self._announce)
         if known.type.fingerprint != type.fingerprint:
             raise TypeError(f"this program publishes {topic} as {known.type.text} already, and not as {type.text}")
+        known.keep(keep)
         return known
 
     def on_demand(self, callback: Callable[[bool], object]) -> Callable[[bool], object]:
@@ -98,11 +102,11 @@ class Program:
         """
         if node in self._stand_ins:
             raise NodeExists(node, "this program already", "it")
-        self._stand_ins.add(node)
         member = self._here.member.id
+        made = {topic: self._publishing.publisher(node, topic, kind, 0, patience, self.on_demand)
+                for topic, (kind, _) in topics.items()}
+        self._stand_ins[node] = made.values()
         try:
-            made = {topic: self._publishing.publisher(node, topic, kind, 0, patience, self.on_demand)
-                    for topic, (kind, _) in topics.items()}
             await self._listen()
             await self._here.replica.announce([replace(self._fact(), name=node, incarnation=(0, 0)), *(
                 PublisherFact(node, topic, member, kind.fingerprint, kind.text[:LONG], marks)
@@ -121,8 +125,8 @@ class Program:
         await self._ended(node, why)
 
     async def _ended(self, node: str, why: str) -> None:
-        await self._publishing.end(node, why)
-        self._stand_ins.discard(node)
+        await self._publishing.end(self._stand_ins.get(node, []), why)
+        self._stand_ins.pop(node, None)
 
     async def _listen(self) -> None:
         await self._here.replica.connect(start=True)  # which makes the domain's directory
@@ -143,6 +147,8 @@ class Program:
                 await self._listen()
                 await here.replica.announce([self._fact(), *self._facts()])
             except PyzmpError as error:
+                if here.closed:
+                    return
                 log.warning("this program could not tell what it publishes: %s", error)
                 self._more = True
                 await asyncio.sleep(AGAIN)
@@ -187,12 +193,15 @@ class Program:
         """Publish nothing any more, once what waits for subscribers has left."""
         if self._announcing is not None:
             self._announcing.cancel()
+            await asyncio.wait([self._announcing], timeout=WITHDRAW)
         try:
             if self._addresses and self._here.replica.following:
                 await self._here.replica.withdraw([("node", self._here.member.id)], WITHDRAW)
         except PyzmpError as error:
             log.info("this program ends without a registry: %s", error)
-        await self._publishing.end(self._here.member.id, "the program that published it has ended")
+        with self._lock:
+            self._over = over = "the program that published it has ended"
+        await self._publishing.end([*self._publishers.values(), *itertools.chain(*self._stand_ins.values())], over)
         self.close()
 
     def close(self) -> None:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import contextvars
-import logging
 import os
 import threading
 import time
 from asyncio import _get_running_loop  # the one of each call, without a look at the module
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
 
 from pyzmp.exceptions import DeadlockError, PublishTimeout
+from pyzmp.home import Demand, Home, Over, call_soon
 from pyzmp.protocol import envelope
 from pyzmp.protocol.accounts import SubscriberAccount
 from pyzmp.protocol.envelope import Buffer, Code, Ended, Failure, Skipped, Subscribe, Subscribed, Taken
@@ -29,43 +25,7 @@ GLANCE = 0.0005  # seconds between two looks at what has come, on a loop that is
 SMALL = BATCH_SIZE // BATCH  # bytes up to which messages are gathered
 LARGE = 1 << 16  # bytes from which on a message may go beyond what a peer takes
 
-log = logging.getLogger("pyzmp.topic")
-
 _clock = time.time  # noqa: TID251  subscribers are told when each message was published
-
-
-class Over(RuntimeError):
-    """What was to be published cannot be any more."""
-
-
-class Home(Protocol):
-    """The loop where topics are published, as each of them needs it."""
-
-    loop: asyncio.AbstractEventLoop
-
-    def gathers(self, publisher: Publisher) -> bool:
-        """Have *publisher* flushed with the end of the loop's turn; False where there is none."""
-
-    def look(self) -> bool:
-        """Hand over what has come, while the loop is held up; whether the caller may look again at once."""
-
-    def hosts(self, node: str) -> bool:
-        """Whether the node lives on the loop too."""
-
-
-Demand = Callable[[Callable[[bool], object]], Callable[[bool], object]]
-
-
-def in_context(callback: Callable[[bool], object]) -> Callable[[bool], object]:
-    """*callback* in the context of whoever asks for it."""
-    context = contextvars.copy_context()
-
-    def called(wanted: bool) -> None:
-        try:
-            context.run(callback, wanted)
-        except BaseException:  # also an exit: it would end the loop
-            log.exception("%r, which waits for subscribers, failed", callback)
-    return called
 
 
 class Subscription:
@@ -91,7 +51,8 @@ class Publisher:
 
     def __init__(self, home: Home, node: str, topic: str, type: Type, keep: int,
                  patience: Callable[[float | None], float], demand: Demand) -> None:
-        self.node, self.topic, self.type, self.keep = node, topic, type, keep
+        self.node, self.topic, self.type = node, topic, type
+        self.known = False  # whether anybody can subscribe by now
         self.over = ""  # why nothing can be published any more
         self.ended: deque[SubscriberAccount] = deque(maxlen=ENDED)
         self._home, self._loop, self._patience, self._in_loop = home, home.loop, patience, demand
@@ -113,6 +74,11 @@ class Publisher:
         """How many subscriptions there are."""
         return len(self._subscriptions)
 
+    def keep(self, count: int) -> None:
+        """Keep the last *count* messages from now on, unless more of them are kept already."""
+        with self._lock:
+            self._feed.keep(count)
+
     def put(self, body: bytes, buffers: Sequence[Buffer] = (), at: float | None = None,
             timeout: float | None = None) -> None:
         """Publish an encoded value, *at* that time since 1970, or now.
@@ -125,66 +91,86 @@ class Publisher:
             return
         pending = self._pending
         pending.append((_clock() if at is None else at, body))  # at one stroke: other threads publish too
-        if _get_running_loop() is self._loop:
-            if not self._gathers or len(pending) >= BATCH:
-                self._leave()
-        elif not self._woken or len(pending) >= BATCH:
-            self._leave_later()
+        if len(pending) >= BATCH or not (self._gathers if _get_running_loop() is self._loop else self._woken):
+            self._off()
 
     def _put_alone(self, body: bytes, buffers: Sequence[Buffer], at: float, timeout: float | None) -> None:
         """Publish what is not gathered with what was published before."""
-        if buffers or len(body) > LARGE:
-            envelope.fitting(body, buffers, self.topic, 4 * LARGE)
-        with self._lock:
-            self._flush()
-            if self._careful:
-                self._prepare(envelope.size_of(body, buffers) + AROUND, timeout)
-            self._feed.publish(at, body, buffers)
-            (self._leave if _get_running_loop() is self._loop else self._leave_later)()
+        size = self._size(body, buffers)
+        if self._is_within():
+            self._check_over()
+            if buffers:
+                call_soon(self._loop, self.put, body, buffers, at)
+            else:
+                self._pending.append((at, body))  # whatever the room: nothing can be waited for
+        else:
+            with self._lock:
+                self._check_over()
+                self._flush()
+                if self._careful:
+                    self._prepare(size, timeout)
+                self._feed.publish(at, body, buffers)
+                self._flush()
+        self._off()
 
     async def aput(self, body: bytes, buffers: Sequence[Buffer] = (), at: float | None = None,
                    timeout: float | None = None) -> None:
         """As `put`, in a coroutine, and the loop goes on while it waits."""
-        size, over = envelope.size_of(body, buffers) + AROUND, None
+        size, over = self._size(body, buffers), None
         while True:
             with self._lock:
+                self._check_over()
                 self._flush()
                 crowded = self._crowded(size)
-                if crowded is None:
-                    self.put(body, buffers, at)
-                    return
+                if not crowded:
+                    self._feed.publish(_clock() if at is None else at, body, buffers)
+                    self._flush()
+                    break
                 self._wake()
                 change = self._changes.next()
             if over is None:
                 over = time.monotonic() + (patience := self._patience(timeout))
             if not await self._changes.came(change, over):
                 raise self._late(crowded, patience)
+        self._off()
+
+    def _size(self, body: bytes, buffers: Sequence[Buffer]) -> int:
+        if buffers or len(body) > LARGE:
+            envelope.fitting(body, buffers, self.topic, 4 * LARGE)
+        return envelope.size_of(body, buffers) + AROUND
+
+    def _is_within(self) -> bool:
+        """Whether this thread is about something here already, and was interrupted by a signal or a finaliser."""
+        return bool(self._lock._is_owned())  # type: ignore[attr-defined]
+
+    def _check_over(self) -> None:
+        if self.over:
+            raise Over(f"{self.topic} cannot be published any more: {self.over}")
 
     def _prepare(self, size: int, timeout: float | None) -> None:
         """Wait until there is room for a message."""
-        if self.over:
-            raise Over(f"{self.topic} cannot be published any more: {self.over}")
-        if (crowded := self._crowded(size)) is None:
+        if not (crowded := self._crowded(size)):
             return
         patience = self._patience(timeout)
         self._check_deadlock(crowded)
-        if not self._wait(lambda: self._crowded(size) is None, patience):
+        came = self._wait(lambda: self._feed.has_room(size), patience)
+        self._check_over()
+        if not came:
             raise self._late(crowded, patience)
 
-    def _crowded(self, size: int) -> Subscription | None:
+    def _crowded(self, size: int) -> list[Subscription]:
         """Who has no room for a message of *size* bytes, and is waited for."""
-        if self._feed.has_room(size):
-            return None
-        return next(self._subscriptions[outlet] for outlet in self._feed.blocking if not outlet.has_room(size))
+        return [self._subscriptions[outlet] for outlet in self._feed.blocking if not outlet.has_room(size)]
 
-    def _check_deadlock(self, crowded: Subscription) -> None:
-        if _get_running_loop() is self._loop and self._home.hosts(crowded.who):
-            raise DeadlockError(f"{self.topic}: {crowded.who!r} wants its publishers to wait for room, and lives on "
-                                "the loop that would be held up by that; write await ….apublish(…)", node=self.node)
+    def _check_deadlock(self, crowded: list[Subscription]) -> None:
+        who = next((each.who for each in crowded if self._home.hosts(each.who)), None)
+        if who is not None and _get_running_loop() is self._loop:
+            raise DeadlockError(f"{self.topic}: {who!r} wants its publishers to wait for room, and lives on the loop "
+                                "that would be held up by that; write await ….apublish(…)", node=self.node)
 
-    def _late(self, crowded: Subscription, patience: float) -> PublishTimeout:
-        return PublishTimeout(f"{self.topic}: {crowded.subscriber!r} has had no room for {patience:g} s and wants its "
-                              "publishers to wait (full='block'); nothing was published")
+    def _late(self, crowded: list[Subscription], patience: float) -> PublishTimeout:
+        return PublishTimeout(f"{self.topic}: {crowded[0].subscriber!r} has had no room for {patience:g} s and wants "
+                              "its publishers to wait (full='block'); nothing was published")
 
     def _wait(self, predicate: Callable[[], bool], timeout: float) -> bool:
         """Block until *predicate*, in the lock; on the publisher's own loop what comes is looked at meanwhile."""
@@ -195,11 +181,17 @@ class Publisher:
         while not predicate():
             if time.monotonic() > over or self.over:
                 return False
+            self._send_outgoing()  # of other threads, for which the loop has no turn
+            self._flush()
             peers = [self._subscriptions[outlet].peer for outlet in self._feed.blocking]
-            for peer in peers:
-                peer.flush()  # the turn does not end before they have said more
-            if not self._home.look():
-                (peers[0].listener.wait if peers else time.sleep)(GLANCE)
+            self._lock.release()  # they publish, and ask, meanwhile
+            try:
+                for peer in peers:
+                    peer.flush()  # the turn does not end before they have said more
+                if not self._home.look():
+                    (peers[0].listener.wait if peers else time.sleep)(GLANCE)
+            finally:
+                self._lock.acquire()
         return True
 
     # Sending, in the loop's thread.
@@ -210,16 +202,28 @@ class Publisher:
             self._gathers = False
             self._flush()
 
+    def _off(self) -> None:
+        """Have what was published leave: at once in the loop's thread, and soon from any other."""
+        if self._is_within():
+            self._wake()
+        elif _get_running_loop() is self._loop:
+            self._leave()
+        else:
+            with self._lock:
+                if len(self._pending) >= BATCH:
+                    self._flush()
+                self._wake()
+
     def _leave(self) -> None:
         """Let everything leave; what else is published in this turn of the loop leaves with its end."""
         with self._lock:
             self._woken = False
             self._send_outgoing()
             self._flush()
-            if not self._gathers:
-                self._gathers = self._home.gathers(self)
-            elif any(not outlet.idle for outlet in self._feed.outlets):
-                self._home.look()  # the loop is held up, and nobody else hears what subscribers say
+            held_up = self._gathers and any(not outlet.idle for outlet in self._feed.outlets)
+            self._gathers = self._gathers or self._home.gathers(self)
+        if held_up:
+            self._home.look()  # nobody else hears what subscribers say
 
     def _flush(self) -> None:
         """Offer what was published to all subscriptions."""
@@ -260,18 +264,8 @@ class Publisher:
             subscription, encoded, buffers = self._outgoing.popleft()
             subscription.peer.send_encoded(encoded, buffers)
 
-    def _leave_later(self) -> None:
-        """Have the loop send what another thread has published."""
-        with self._lock:
-            if self._feed.gathers or len(self._pending) >= BATCH:
-                self._flush()
-            self._wake()
-
     def _wake(self) -> None:
-        if not self._woken:
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody listens any more
-                self._loop.call_soon_threadsafe(self._leave)
-                self._woken = True
+        self._woken = self._woken or call_soon(self._loop, self._leave)
 
     # Subscriptions, in the loop's thread.
 
@@ -341,14 +335,17 @@ class Publisher:
         with self._lock:
             self._demand.append(called)
             if self._subscriptions:
-                self._loop.call_soon_threadsafe(called, True)
+                call_soon(self._loop, called, True)
 
     def _tell(self, wanted: bool) -> None:
         for callback in self._demand:
-            self._loop.call_soon_threadsafe(callback, wanted)
+            call_soon(self._loop, callback, wanted)
 
     def wait_for(self, count: int, timeout: float) -> None:
         """Block until there are *count* subscriptions; TimeoutError after *timeout* seconds."""
+        if not self.known and _get_running_loop() is self._loop:
+            raise DeadlockError(f"{self.topic}: nobody can subscribe before on_start has ended, and it would wait in "
+                                "there; wait in a task", node=self.node)
         with self._lock:
             if not self._wait(lambda: len(self._subscriptions) >= count, timeout):
                 raise self._too_few(count, timeout)
@@ -360,9 +357,12 @@ class Publisher:
             with self._lock:
                 if len(self._subscriptions) >= count:
                     return
+                if self.over:
+                    break
                 change = self._changes.next()
-            if not await self._changes.came(change, over) or self.over:
-                raise self._too_few(count, timeout)
+            if not await self._changes.came(change, over):
+                break
+        raise self._too_few(count, timeout)
 
     def _too_few(self, count: int, timeout: float) -> TimeoutError:
         why = f"; {self.over}" if self.over else f" within {timeout:g} s"

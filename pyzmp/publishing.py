@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from pyzmp.exceptions import MalformedMessage
+from pyzmp.home import Demand, in_context
 from pyzmp.protocol import codec
 from pyzmp.protocol.envelope import Cancel, Code, Failure, Parcel, Reply, Request, Subscribe, Taken
 from pyzmp.protocol.feed import MAX, Full
 from pyzmp.protocol.schema import Type
-from pyzmp.publisher import Demand, Publisher, Subscription, in_context
+from pyzmp.publisher import Publisher, Subscription
+from pyzmp.transport.outbox import Flushed
 from pyzmp.transport.server import Peer, Server
 
 ACCOUNTS = "/accounts"  # behind the name of a topic: the service by which its publisher is asked for them
@@ -45,10 +47,15 @@ class Publishing:
 
         *demand* makes a callback of `Publisher.on_demand` what the loop may call.
         """
-        made = self._publishers[node, topic] = Publisher(self, node, topic, type, keep, patience, demand)
+        made = Publisher(self, node, topic, type, keep, patience, demand)
+        self.open(made)
         return made
 
-    def gathers(self, publisher: Publisher) -> bool:
+    def open(self, publisher: Publisher) -> None:
+        """Have *publisher* known from now on to those who ask for it; any thread."""
+        self._publishers[publisher.node, publisher.topic], publisher.known = publisher, True
+
+    def gathers(self, publisher: Flushed) -> bool:
         """Have *publisher* flushed with the end of the loop's turn; False where there is none."""
         if not self._turn.runs():
             return False
@@ -126,9 +133,8 @@ class Publishing:
 
     # Ends.
 
-    async def end(self, node: str, why: str, hurry: asyncio.Event | None = None) -> None:
-        """End what *node* publishes, once what waits for its subscribers has left, within `DRAIN` seconds."""
-        ending = [publisher for place, publisher in self._publishers.items() if place[0] == node]
+    async def end(self, ending: Collection[Publisher], why: str, hurry: asyncio.Event | None = None) -> None:
+        """End these publishers, once what waits for their subscribers has left, within `DRAIN` seconds."""
         for publisher in ending:
             publisher.stop(why)
         over, last, since = time.monotonic() + DRAIN, -1, time.monotonic()
@@ -141,7 +147,8 @@ class Publishing:
                 break
             await asyncio.sleep(0.005)
         for publisher in ending:
-            self._publishers.pop((node, publisher.topic), None)
+            if self._publishers.get(name := (publisher.node, publisher.topic)) is publisher:  # and not its successor
+                del self._publishers[name]
             publisher.close()
         for place in [place for place, known in self._subscriptions.items() if known.publisher in ending]:
             self._end(*place)

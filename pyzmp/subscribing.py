@@ -117,8 +117,8 @@ class _Line:
 
     def open(self, subscribe: Subscribe, receiver: Receiver) -> Opened:
         self._last += 1
-        self._receivers[self._last] = receiver
         self.session.send(replace(subscribe, call=self._last))
+        self._receivers[self._last] = receiver  # nothing comes before the loop turns
         return Opened(self, self._last)
 
     def arrived(self, parcel: Parcel) -> None:
@@ -177,7 +177,7 @@ class Listener(Protocol):
     """Who hears of what becomes of a source."""
 
     def came(self) -> None:
-        """Something was given to the sink."""
+        """Something is about to be given to the sink."""
 
     def confirmed(self, source: Source) -> None:
         """The publisher has confirmed."""
@@ -195,11 +195,12 @@ class Listener(Protocol):
 class Reach:
     """How a publisher is reached, for whoever decides when to try it again."""
 
-    __slots__ = ("at", "due", "heard", "pause", "refused", "shown", "unshown")
+    __slots__ = ("at", "due", "heard", "nowhere", "pause", "refused", "shown", "unshown")
 
     def __init__(self) -> None:
         self.at: tuple[str, tuple[int, int]] | None = None  # the loop and the incarnation that were tried last
         self.heard = False  # whether it has ever said yes or no
+        self.nowhere = False  # whether it listens nowhere where it can be reached from here
         self.refused = ""  # why it is not tried again
         self.due, self.pause = 0.0, PAUSES[0]  # when it may be, and how long after that
         self.shown, self.unshown = float("-inf"), [0, 0]  # when gaps were logged; dropped and lost since
@@ -279,8 +280,8 @@ class Source:
             self._listener.missed(self, gap)
         batch = Batch(self, message, buffers)
         self._batches.append(batch)
-        self._sink.put(batch)
         self._listener.came()
+        self._sink.put(batch)
 
     def _stands(self, message: Subscribed) -> None:
         gap = self.inlet.subscribed(message.life, message.number)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -54,6 +56,22 @@ def test_one_name_has_one_type_in_one_program() -> None:
     pyzmp.Topic(str, "house/alerts").publish("again")
 
 
+def test_it_tells_its_accounts_before_the_graph_has_heard_of_it() -> None:
+    with pytest.raises(pyzmp.UnknownService):
+        alerts.accounts()
+    alerts.publish("fire")
+    assert alerts.accounts() == asyncio.run(alerts.aaccounts()) == []
+
+
+def test_of_one_name_as_much_is_kept_as_any_of_its_topics_asks_for() -> None:
+    numbers, more = pyzmp.Topic(int, "house/numbers"), pyzmp.Topic(int, "house/numbers", keep=2)
+    for number in range(3):
+        numbers.publish(number)
+        more.publish(number)
+    with numbers.subscribe(history=9, timeout=10) as subscription:
+        assert [next(subscription), next(subscription)] == [2, 2]
+
+
 def test_it_is_the_same_for_coroutines_and_other_threads() -> None:
     async def main() -> list[str]:
         subscription = await alerts.asubscribe(timeout=10)
@@ -71,6 +89,15 @@ def test_it_ends_with_the_runtime_and_begins_anew_with_the_next() -> None:
     runtime.reset()
     alerts.publish("again")
     assert Program.of(runtime.current()) is not before
+
+
+def test_one_that_publishes_and_ends_at_once_complains_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        for _ in range(6):
+            alerts.publish("fire")
+            runtime.reset()
+        gc.collect()
+    assert not caplog.records
 
 
 def test_what_was_published_last_leaves_before_the_program_ends(script: Any) -> None:

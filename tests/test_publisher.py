@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from pyzmp.exceptions import DeadlockError, PublishTimeout
+from pyzmp.home import Over
 from pyzmp.protocol import codec
 from pyzmp.protocol.envelope import (
     Cancel,
@@ -26,7 +28,7 @@ from pyzmp.protocol.envelope import (
 )
 from pyzmp.protocol.feed import Full
 from pyzmp.protocol.schema import Type
-from pyzmp.publisher import Over, Publisher
+from pyzmp.publisher import Publisher
 from pyzmp.publishing import Publishing
 from pyzmp.transport.context import Context
 from pyzmp.transport.loop import Session, session_id
@@ -259,6 +261,104 @@ def test_on_a_loop_that_is_held_up_subscribers_are_still_heard(run: Any) -> None
     run(test)
 
 
+def test_what_other_threads_have_published_leaves_while_the_loop_is_held_up_and_they_are_not(run: Any) -> None:
+    async def test(world: World, reader: Readers) -> None:
+        first, second = threading.Event(), threading.Event()
+
+        def listens() -> None:
+            async def beside() -> None:
+                listener = Reader(world).subscribe(full=Full.BLOCK, length=4)
+                await world.until(lambda: listener.of(Subscribed))  # so the loop waits
+                for value in range(4):
+                    world.put(value)
+                first.set()
+                other = Reader(world).subscribe()
+                await world.until(lambda: len(listener.values) == 5)
+                for each in listener, other:
+                    each.session.close()
+                second.set()
+            asyncio.run(beside())
+        threading.Thread(target=listens, daemon=True).start()
+        world.publisher.wait_for(2, 10 * SCALE)  # holds up the loop
+        assert first.is_set()
+        world.put(4, timeout=10 * SCALE)  # and so does this, until what the thread has published was taken
+        await world.until(second.is_set)
+    run(test)
+
+
+def test_whoever_waits_for_room_is_told_when_the_publisher_stops(run: Any) -> None:
+    async def test(world: World, reader: Readers) -> None:
+        reader(takes=False).subscribe(full=Full.BLOCK, length=2)
+        await world.publisher.await_for(1, 10 * SCALE)
+        world.put(0)
+        world.put(1)
+        thread = asyncio.create_task(asyncio.to_thread(world.put, 2, timeout=20 * SCALE))
+        task = asyncio.create_task(world.publisher.aput(codec.encode(2)[0], timeout=20 * SCALE))
+        many = asyncio.create_task(world.publisher.await_for(2, 20 * SCALE))
+        await world.until(lambda: len(world.publisher._changes._futures) == 2)
+        await world.until(lambda: world.publisher._changes._condition._waiters)  # type: ignore[attr-defined]
+        await world.home.end([world.publisher], "it has stopped")
+        for waiting in thread, task:
+            with pytest.raises(Over, match="it has stopped"):
+                await waiting
+        with pytest.raises(TimeoutError, match="it has stopped"):
+            await many
+        with pytest.raises(TimeoutError, match="it has stopped"):
+            await world.publisher.await_for(2, 20 * SCALE)
+    run(test)
+
+
+@pytest.mark.parametrize("full", [Full.DROP_OLDEST, Full.BLOCK])
+def test_what_is_published_amid_another_publish_comes_behind_it(full: int) -> None:
+    """As by signals and finalisers: in each of its lines, on the loop and beside it."""
+    published: list[int] = []
+
+    def publish(publisher: Publisher, line: int) -> bool:
+        """Publish several messages, and in that *line* of it some more; whether it has so many."""
+        def put(value: Any) -> None:
+            published.append(value)
+            publisher.put(*codec.encode(value))
+
+        def trace(frame: Any, event: str, _: Any) -> Any:
+            nonlocal line
+            if frame.f_globals["__name__"] not in ("pyzmp.publisher", "pyzmp.protocol.feed"):
+                return None
+            line -= event == "line"
+            if not line:
+                line = -1
+                for value in 1, b"x" * 2000, bytes(20_000):
+                    put(value)
+            return trace
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            for value in 1, 2, b"x" * 2000:
+                put(value)
+        finally:
+            sys.settrace(before)
+        return line < 0
+
+    async def main() -> None:
+        context = Context()
+        world = World(context, "memory://pub")
+        listener = Reader(world).subscribe(full=full, length=full and 100)
+        await world.publisher.await_for(1, 10 * SCALE)
+        line = 1
+        while publish(world.publisher, line) | await asyncio.to_thread(publish, world.publisher, line):
+            line += 1
+            await world.until(lambda: len(listener.values) == len(published))
+        assert line > 50
+        await world.until(lambda: len(listener.values) == len(published))
+        assert sorted(map(str, listener.values)) == sorted(map(str, published))
+        assert listener.numbers == list(range(len(published)))
+        account, = world.publisher.accounts()
+        assert (account.offered, account.dropped) == (len(published), 0)
+        listener.session.close()
+        world.server.close()
+        context.close()
+    asyncio.run(main())
+
+
 def test_who_asked_for_it_holds_the_publisher_up_until_there_is_room(run: Any) -> None:
     async def test(world: World, reader: Readers) -> None:
         slow, other = reader(takes=False).subscribe(full=Full.BLOCK, length=4), reader().subscribe()
@@ -305,7 +405,7 @@ def test_the_end_lets_everything_leave_and_tells_all(run: Any) -> None:
         await world.publisher.await_for(2, 10 * SCALE)
         for value in range(4):
             world.put(value)
-        await world.home.end("n", "it has stopped")
+        await world.home.end([world.publisher], "it has stopped")
         with pytest.raises(Over, match="it has stopped"):
             world.put(4)
         await world.until(lambda: listener.of(Ended) and stuck.of(Ended))

@@ -92,6 +92,25 @@ def test_one_session_has_so_many_subscriptions_and_leaves_nothing_behind(world: 
     assert not world._peers
 
 
+def test_the_end_of_a_publisher_leaves_its_successor_alone(world: Publishing) -> None:
+    before, = world._publishers.values()
+    world.publisher("n", "n/t", Type.of(int))
+    world.loop.run_until_complete(world.end([before], "it has stopped"))
+    caller = Caller()
+    ask(world, caller, Subscribe(1, "n", "n/t", size=1))
+    assert isinstance(caller.sent[0], Subscribed)
+
+
+def test_a_subscription_ends_though_the_loop_is_closed(world: Publishing) -> None:
+    publisher, = world._publishers.values()
+    caller = Caller()
+    publisher.on_demand(lambda wanted: None)
+    ask(world, caller, Subscribe(1, "n", "n/t", size=1))
+    world.loop.close()
+    world.parted(caller)  # type: ignore[arg-type]
+    assert [each.ended for each in publisher.accounts()] == [True]
+
+
 def test_a_publisher_tells_its_accounts(world: Publishing) -> None:
     caller = Caller()
     ask(world, caller, Subscribe(1, "n", "n/t", size=1, who="kitchen"))

@@ -259,7 +259,7 @@ def test_a_refusal_and_an_end_are_told(context: Context, tmp_path: Path) -> None
         scene.subscribe = Subscribe(0, "-", "-", 0, 0, SIZE)
         await scene.connect()
         await scene.publish(2)
-        await scene.publishing.end("lamp", "it has stopped")
+        await scene.publishing.end([scene.publisher], "it has stopped")
         await until(lambda: len(scene.heard.events) == 3)
         assert scene.heard.events[1:] == ["confirmed", ("it has stopped", True, False)]
         assert scene.sink.numbers == [0, 1]

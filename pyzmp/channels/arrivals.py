@@ -63,7 +63,8 @@ class Arrivals(Generic[T]):
             if not len(self):  # looked at after the entry: `put` sees the one or this sees the other
                 await asyncio.wait([waiter], timeout=timeout)
         finally:
-            self._waiters.clear()
+            with contextlib.suppress(ValueError):  # whoever woke us took it out
+                self._waiters.remove(waiter)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

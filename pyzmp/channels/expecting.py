@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 import re
 from collections.abc import Callable
@@ -25,6 +27,12 @@ def wants_messages(function: Callable[..., Any]) -> bool:
     if isinstance(annotation, str):  # a name in it is defined later, or elsewhere
         return _MESSAGE.match(annotation) is not None
     return annotation is Message or get_origin(annotation) is Message
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether a callback is to be awaited: an ``async`` function, or an object that is called as one."""
+    called = getattr(function, "__call__", None)  # noqa: B004  it may be async itself
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
 
 
 def expected(function: Callable[..., Any], shown: str) -> Type | None:
@@ -60,15 +68,26 @@ def _annotation(function: Callable[..., Any]) -> Any:
     given = parameter.annotation
     if not isinstance(given, str):
         return given
-    alone = type("callback", (), {"__annotations__": {"value": given}, "__module__": function.__module__})
+    plain = _plain(function)
+    alone = type("callback", (), {"__annotations__": {"value": given}, "__module__": plain.__module__})
     try:
-        return hints_of(alone, "callback", _names(function))["value"]
+        return hints_of(alone, "callback", _names(plain))["value"]
     except InvalidAnnotation:
         return given
 
 
-def _names(function: Callable[..., Any]) -> dict[str, Any]:
+def _plain(function: Any) -> Any:
+    """What there is to call, below what binds its arguments or wraps it."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.unwrap(getattr(function, "__func__", function))
+
+
+def _names(plain: Any) -> dict[str, Any]:
     """What the names in the annotations of a function stand for."""
-    plain = inspect.unwrap(getattr(function, "__func__", function))
-    return {**getattr(plain, "__globals__", {}), **(inspect.getclosurevars(plain).nonlocals
-                                                    if inspect.isfunction(plain) else {})}
+    names = {**getattr(plain, "__globals__", {})}
+    for name, cell in zip(plain.__code__.co_freevars if inspect.isfunction(plain) else (),
+                          getattr(plain, "__closure__", None) or (), strict=False):
+        with contextlib.suppress(ValueError):  # it has no value yet, such as the subscription that is being made
+            names[name] = cell.cell_contents
+    return names

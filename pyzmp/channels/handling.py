@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from itertools import islice
 from operator import length_hint
 from typing import Any
 
+from pyzmp.channels.expecting import is_async
 from pyzmp.channels.message import Event
 from pyzmp.channels.opening import Opening
 from pyzmp.protocol.batch import Batch
@@ -42,20 +43,20 @@ class Handling:
         self._node, self._loop, self._context, self._opening = node, loop, context, opening
         self._handler, self._on_event = handler, on_event
         self._messages = messages
-        self._received = 0
+        self._counted: tuple[int, Batch | None] = 0, None  # what was handled before, and what is being: at one stroke
         self._items: deque[Batch | Event] = deque()
         self._batch: Batch | None = None
         self._values: Any = iter(())
         self._busy = self._closed = False
         self._chunk = 1
-        self._awaits = inspect.iscoroutinefunction(handler)
+        self._awaits = is_async(handler)
         self._task: asyncio.Task[None] | None = None
 
     @property
     def received(self) -> int:
         """How many messages were handled."""
-        batch = self._batch
-        return self._received + (batch.taken if batch is not None else 0)
+        count, batch = self._counted
+        return count + (batch.taken if batch is not None else 0)
 
     def put(self, item: Any) -> None:
         """Handle what has come, now or once what came before is handled."""
@@ -70,13 +71,16 @@ class Handling:
         """Begin with nothing more; any thread may ask for that."""
         self._closed = True
 
-    def close(self) -> None:
-        """Handle nothing more; a coroutine that runs is cancelled, unless it asks for this."""
+    def close(self) -> asyncio.Task[None] | None:
+        """Handle nothing more; a coroutine that runs is cancelled, unless it asks for this, and given back."""
         self._closed = True
         self._items.clear()
         self._values = iter(())
-        if self._task is not None and self._task is not asyncio.current_task(self._loop):
-            self._task.cancel()
+        task = self._task
+        if task is None or task is asyncio.current_task(self._loop):
+            return None
+        task.cancel()
+        return task
 
     def _over(self) -> bool:  # at any moment
         return self._closed
@@ -122,6 +126,8 @@ class Handling:
                     break
                 try:
                     await self._handler(value)
+                except GeneratorExit:  # the loop was closed over it
+                    raise
                 except BaseException as error:
                     if isinstance(error, asyncio.CancelledError) and self._over():
                         raise
@@ -145,6 +151,7 @@ class Handling:
             if isinstance(item, Batch):
                 opened = self._opening.messages(item) if self._messages else self._opening.values(item)[0]
                 self._values, self._batch = item.begin(opened, held=True), item
+                self._counted = self._counted[0], item
             elif self._on_event is not None:
                 self._call(self._on_event, item)
         self._busy, self._task = False, None
@@ -155,18 +162,25 @@ class Handling:
 
     def _end(self, batch: Batch) -> None:
         batch.end()
-        self._received += batch.taken
-        self._batch = None
+        self._counted, self._batch = (self._counted[0] + batch.taken, None), None
         self.acknowledge()
 
     def _call(self, callback: Callable[[Any], object], value: Any) -> None:
         try:
             callback(value)
-        except BaseException:
+        except BaseException as error:
             log.exception("%r raised, which %r has told of its subscriptions", callback, self._node)
+            self._pass_on(error)
 
     def _raised(self, error: BaseException) -> None:
         self.failed += 1
         topic = self._batch.source.topic if self._batch is not None else "a topic"
         log.error("%s: the handler %s of %r raised; it goes on", topic,
                   getattr(self._handler, "__qualname__", self._handler), self._node, exc_info=error)
+        self._pass_on(error)
+
+    def _pass_on(self, error: BaseException) -> None:
+        """Raise a Ctrl-C of the user's, whom the loop of the main thread belongs to; it goes on where that does."""
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            self._loop.call_soon(self._go_on)
+            raise error

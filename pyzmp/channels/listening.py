@@ -22,7 +22,7 @@ from pyzmp.channels.opening import Opening
 from pyzmp.channels.selection import Selection
 from pyzmp.channels.sources import Sources
 from pyzmp.channels.subscribe import listening_of
-from pyzmp.channels.subscription import Subscription, check_opened
+from pyzmp.channels.subscription import Subscription
 from pyzmp.channels.terms import Terms
 from pyzmp.exceptions import PyzmpError
 from pyzmp.protocol.facts import LONG, Fact, SubscriberFact
@@ -76,12 +76,13 @@ class Listening:
         return facts
 
     def close(self) -> None:
-        """Listen no more; no handler begins any more."""
+        """Listen no more; no handler begins any more, and the node's end waits for those that are cancelled."""
         self.lives = False
         if self._announcing is not None:
             self._announcing.cancel()
-        for handled in list(self._handled):
-            handled._end()
+        tasks = [handled._end() for handled in list(self._handled)]
+        if self._node._life.home is not None:
+            self._node._life.home.tasks.extend(filter(None, tasks))
 
     # For its code.
 
@@ -102,8 +103,8 @@ class Listening:
                          on_event: Callable[[Event], object] | None, raw: bool = False) -> Subscription[Any]:
         """As `subscribe`, in a coroutine, and it waits on the node's loop too."""
         handled = Handled(self, selection, terms, callback, on_event, raw=raw)
-        await asyncio.wrap_future(_called(self._loop, self._begin, handled))
         try:
+            await asyncio.wrap_future(_called(self._loop, self._begin, handled))
             await _opened(handled, self._here.settings.timeout)
             return self._opened(handled)
         except asyncio.CancelledError:
@@ -112,7 +113,7 @@ class Listening:
 
     def _opened(self, handled: Handled) -> Handled:
         try:
-            check_opened(handled.sources, self._here.settings.timeout)
+            handled.sources.check_opened(self._here.settings.timeout)
         except PyzmpError:
             handled.close()
             raise
@@ -121,7 +122,7 @@ class Listening:
 
     def _begin(self, handled: Handled) -> None:
         """Look for publishers; on the node's loop."""
-        if not self.lives:
+        if not self.lives or handled._over:
             handled._end()
             return
         self._handled[handled] = None
@@ -202,11 +203,12 @@ class Handled(Subscription[Any]):
         """As `close`, in a coroutine."""
         self.close()
 
-    def _end(self) -> None:
+    def _end(self) -> asyncio.Task[None] | None:
         self._over = True
-        self._handling.close()
+        task = self._handling.close()
         self.sources.close()
         self._listening.forget(self)
+        return task
 
     def _finish(self) -> None:
         """It is its node that holds it."""
@@ -217,17 +219,17 @@ async def _opened(handled: Handled, timeout: float) -> None:
     await asyncio.wait([asyncio.wrap_future(handled.sources.opened)], timeout=max(0.0, timeout))
 
 
-def _called(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: Any) -> Future[None]:
+def _called(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args: Any) -> Future[None]:
     """Have *loop* call back, from any thread; done once that has ended."""
     called: Future[None] = Future()
 
     def call() -> None:
-        try:
-            callback(*args)
-        except BaseException as error:
-            called.set_exception(error)
-        else:
-            called.set_result(None)
+        if called.set_running_or_notify_cancel():
+            try:
+                callback(*args)
+                called.set_result(None)
+            except BaseException as error:
+                called.set_exception(error)
     loop.call_soon_threadsafe(call)
     return called
 

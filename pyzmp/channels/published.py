@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from pyzmp import runtime
 from pyzmp.channels.topic import Topic, patience
 from pyzmp.exceptions import AnnouncementRefused, PyzmpError
+from pyzmp.home import call_soon, in_context
 from pyzmp.protocol.facts import LONG, Fact, PublisherFact
 from pyzmp.publisher import Publisher
 from pyzmp.publishing import Publishing
@@ -28,13 +28,16 @@ class Published:
 
     def __init__(self, node: str, publishing: Publishing, topics: Mapping[str, Topic[Any]],
                  marks: Callable[[str], tuple[str, ...]]) -> None:
-        self._node, self._publishing, self._marks = node, publishing, marks
-        self._own = {attribute: publishing.publisher(node, f"{node}/{attribute}", topic.typed(), topic.keep, patience)
-                     for attribute, topic in topics.items()}
-        self._named: dict[str, Publisher] = {}
+        self._node, self._publishing = node, publishing
+        self._own = {attribute: self._made(f"{node}/{attribute}", topic) for attribute, topic in topics.items()}
+        self._marks = {publisher.topic: marks(attribute) for attribute, publisher in self._own.items()}
+        self._named = {publisher.topic: publisher for publisher in self._own.values()}
         self._here: runtime.Runtime | None = None
-        self._left = False
+        self._left, self._over = False, ""
         self._announcing: set[asyncio.Task[None]] = set()
+
+    def _made(self, name: str, topic: Topic[Any]) -> Publisher:
+        return Publisher(self._publishing, self._node, name, topic.typed(), topic.keep, patience, in_context)
 
     def of(self, attribute: str) -> Publisher:
         """Where the node's own topic is published."""
@@ -48,24 +51,29 @@ class Published:
         name = topic.full_name or ""
         known = self._named.get(name)
         if known is None:
-            fresh = self._publishing.publisher(self._node, name, topic.typed(), topic.keep, patience)
+            fresh = self._made(name, topic)
             known = self._named.setdefault(name, fresh)
-            if known is fresh:
-                with contextlib.suppress(RuntimeError):  # the loop is closed
-                    self._publishing.loop.call_soon_threadsafe(self._announce, name)
+            if self._over:
+                known.stop(self._over)
+            elif known is fresh and self._here is not None:
+                self._publishing.open(known)
+                call_soon(self._publishing.loop, self._announce, name)
         if known.type is not topic.typed() and known.type.fingerprint != topic.typed().fingerprint:
             raise TypeError(f"{self._node!r} publishes {name} as {known.type.text} already, and not as "
                             f"{topic.typed().text}")
+        if topic.keep:
+            known.keep(topic.keep)
         return known
 
     def facts(self, owner: str) -> list[Fact]:
         """All of them, as the graph is to have them."""
-        return [*(self._fact(publisher, owner, self._marks(attribute)) for attribute, publisher in self._own.items()),
-                *(self._fact(publisher, owner) for publisher in list(self._named.values()))]
+        return [self._fact(publisher, owner) for publisher in self._all()]
 
     def begin(self, here: runtime.Runtime) -> None:
-        """Have the graph, which has `facts`, hear of what is published for the first time from now on."""
+        """Let others subscribe, and have the graph, which gets `facts`, hear of all that is published later."""
         self._here = here
+        for publisher in self._all():
+            self._publishing.open(publisher)
 
     def _announce(self, name: str) -> None:
         if self._here is not None and not self._left:
@@ -85,9 +93,9 @@ class Published:
                 log.warning("%s could not tell that it publishes %s: %s", self._node, name, error)
             await asyncio.sleep(AGAIN)
 
-    def _fact(self, publisher: Publisher, owner: str, marks: tuple[str, ...] = ()) -> PublisherFact:
+    def _fact(self, publisher: Publisher, owner: str) -> PublisherFact:
         return PublisherFact(self._node, publisher.topic, owner, publisher.type.fingerprint,
-                             publisher.type.text[:LONG], marks)
+                             publisher.type.text[:LONG], self._marks.get(publisher.topic, ()))
 
     def leave(self) -> None:
         """Have the graph hear of nothing any more, before the node is withdrawn."""
@@ -97,4 +105,8 @@ class Published:
 
     async def end(self, hurry: asyncio.Event) -> None:
         """End what is published, once what waits for its subscribers has left or there is a *hurry*."""
-        await self._publishing.end(self._node, f"{self._node!r} has stopped", hurry)
+        self._over = f"{self._node!r} has stopped"
+        await self._publishing.end(self._all(), self._over, hurry)
+
+    def _all(self) -> list[Publisher]:
+        return list(self._named.copy().values())

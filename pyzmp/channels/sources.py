@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 
 from pyzmp import runtime
@@ -14,6 +14,7 @@ from pyzmp.channels.message import Event, Joined, Left, Refused
 from pyzmp.channels.message import Gap as Missed
 from pyzmp.channels.selection import Selection
 from pyzmp.channels.terms import Terms
+from pyzmp.exceptions import TopicMismatch
 from pyzmp.protocol.envelope import Code, Failure, Subscribe
 from pyzmp.protocol.facts import NodeFact, PublisherFact
 from pyzmp.protocol.feed import Bounds
@@ -62,8 +63,8 @@ class Sources:
         """How many messages were lost."""
         return self._forgotten[1] + sum(source.inlet.lost for source in self._all())
 
-    def _all(self) -> list[Source]:
-        return [*self._sources.copy().values(), *self._gone.copy().values()]
+    def _all(self) -> Iterable[Source]:
+        return {**self._sources.copy(), **self._gone.copy()}.values()  # one may be on its way from here to there
 
     @property
     def publishers(self) -> list[str]:
@@ -75,14 +76,21 @@ class Sources:
         """The loops that publishers live on, as far as they were found."""
         return {source.reach.at[0] for source in self._sources.copy().values() if source.reach.at is not None}
 
-    def late(self) -> list[str]:
+    def late(self) -> list[Source]:
         """Those known at the beginning that have said nothing yet."""
-        return [f"{source.topic} of {source.node!r}" for source in self._known or () if not self._settled(source)]
+        return [source for source in self._known or () if not (
+            source.reach.heard or (source.node, source.topic) not in self._sources)]
 
-    def refusal(self) -> str:
-        """Why all who were known at the beginning refuse the type; empty where one does not, or there were none."""
+    def check_opened(self, timeout: float) -> None:
+        """Raise TopicMismatch where all who were known at the beginning refuse; warn of those who say nothing."""
         reasons = [source.reach.refused for source in self._known or ()]
-        return "; ".join(dict.fromkeys(reasons)) if reasons and all(reasons) else ""
+        if reasons and all(reasons):
+            raise TopicMismatch("; ".join(dict.fromkeys(reasons)))
+        late = self.late()
+        if late:
+            log.warning("subscribed to %s, and not confirmed within %g s: %s", self.selection.text, timeout,
+                        ", ".join(f"{source.topic} of {source.node!r}" + ", which listens nowhere where it can be "
+                                  "reached from here" * source.reach.nowhere for source in late))
 
     # Finding.
 
@@ -144,6 +152,7 @@ class Sources:
             return
         reach.at, reach.refused = at, ""
         target = self._here.target(node)
+        reach.nowhere = not target.address
         try:
             intake = Intake.of(self._here.sessions.intakes, self._here.context, self._loop, self._here.member.id)
             source.connect(intake, target.address, target.loop, self._subscribe)
@@ -153,7 +162,8 @@ class Sources:
 
     def _drop(self, place: tuple[str, str]) -> None:
         """A publisher is gone from the graph, and there is no session with it."""
-        source = self._gone[place] = self._sources.pop(place)
+        source = self._gone[place] = self._sources[place]
+        del self._sources[place]
         self._log_gaps(source, source.reach.rest())
         if len(self._gone) > GONE:
             oldest = self._gone.pop(next(iter(self._gone)))
@@ -164,11 +174,9 @@ class Sources:
         if not self.closed:
             self._loop.call_later(pause, self._look)
 
-    def _settled(self, source: Source) -> bool:
-        return source.reach.heard or (source.node, source.topic) not in self._sources
-
     def _settle(self) -> None:
-        if self._known is not None and not self.opened.done() and not self.late():
+        if self._known is not None and not self.opened.done() and all(
+                source.reach.nowhere for source in self.late()):
             self.opened.set_result(None)
 
     # What becomes of them.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import inspect
 import logging
 import threading
 import time
@@ -15,7 +14,7 @@ from typing import Any, TypeVar
 from pyzmp import runtime
 from pyzmp.channels.arrivals import Arrivals
 from pyzmp.channels.call import ending_here, running_node
-from pyzmp.channels.expecting import expecting, wants_messages
+from pyzmp.channels.expecting import expecting, is_async, wants_messages
 from pyzmp.channels.message import Event, Message
 from pyzmp.channels.messages import Messages
 from pyzmp.channels.opening import Opening
@@ -24,12 +23,12 @@ from pyzmp.channels.sources import Sources
 from pyzmp.channels.stream import Stream
 from pyzmp.channels.terms import FullQueue, Terms, terms_of
 from pyzmp.channels.tray import Tray
-from pyzmp.exceptions import DeadlockError, NodeDied, TopicMismatch
+from pyzmp.exceptions import DeadlockError, NodeDied
 from pyzmp.protocol.batch import Batch
 from pyzmp.protocol.deadline import seconds
 from pyzmp.protocol.feed import SIZE, Bounds
 
-__all__ = ["FullQueue", "Subscription", "asubscribe_to", "check_opened", "subscribe_to"]
+__all__ = ["FullQueue", "Subscription", "asubscribe_to", "subscribe_to"]
 
 T = TypeVar("T")
 
@@ -40,8 +39,9 @@ class Subscription(Stream[T]):
     """What the publishers of a topic publish, one after the other: for ``for`` or ``async for``.
 
     One consumer at a time.  With a *timeout* each wait ends after so many seconds in TimeoutError, and it can be
-    asked again.  It ends by `close`, by leaving its ``with``, when nobody holds it any more, with the node whose code
-    made it, or with pyzmp at the end of the interpreter.  In a forked child one of the parent's raises NodeDied.
+    asked again.  It ends by `close`, by leaving its ``with``, with the node whose code made it, with pyzmp at the end
+    of the interpreter, or, unless it has a callback, when nobody holds it any more.  In a forked child one of the
+    parent's raises NodeDied, behind what the parent was taking together with the last value.
     """
 
     def __init__(self, here: runtime.Runtime, selection: Selection, terms: Terms, *, timeout: float | None = None,
@@ -59,7 +59,8 @@ class Subscription(Stream[T]):
         self._batch: Batch | None = None
         self._numbers: Sequence[int] = ()
         self._times: Sequence[float] = ()
-        self._received = self._failed = 0
+        self._failed = 0
+        self._counted: tuple[int, Batch | None] = 0, None  # what was taken before, and what is being: at one stroke
         bounds = Bounds.of(terms.length, terms.size)
         self._lump = bounds.window // 4, bounds.window_size // 4
         self._waits = not bounds.window  # for each message
@@ -74,8 +75,8 @@ class Subscription(Stream[T]):
     @property
     def received(self) -> int:
         """How many messages were taken."""
-        batch = self._batch
-        return self._received + (batch.taken if batch is not None else 0)
+        count, batch = self._counted
+        return count + (batch.taken if batch is not None else 0)
 
     @property
     def dropped(self) -> int:
@@ -105,6 +106,8 @@ class Subscription(Stream[T]):
         self._prepare()
         until = time.monotonic() + (threading.TIMEOUT_MAX / 2 if self._timeout is None else self._timeout)
         while not self._over:
+            for value in self._values:
+                return value  # type: ignore[no-any-return]
             if not len(self._tray.arrivals):
                 self._idle()
                 self._check_deadlock()
@@ -112,9 +115,7 @@ class Subscription(Stream[T]):
                 item = self._tray.arrivals.take(until - time.monotonic())
             except TimeoutError:
                 raise self._late() from None
-            if self._came(item):
-                for value in self._values:
-                    return value  # type: ignore[no-any-return]
+            self._came(item)
         raise StopIteration
 
     async def __anext__(self) -> T:
@@ -123,15 +124,15 @@ class Subscription(Stream[T]):
         self._prepare()
         until = time.monotonic() + (threading.TIMEOUT_MAX / 2 if self._timeout is None else self._timeout)
         while not self._over:
+            for value in self._values:
+                return value  # type: ignore[no-any-return]
             if not len(self._tray.arrivals):
                 self._idle()
             try:
                 item = await self._tray.arrivals.atake(until - time.monotonic())
             except TimeoutError:
                 raise self._late() from None
-            if self._came(item):
-                for value in self._values:
-                    return value  # type: ignore[no-any-return]
+            self._came(item)
         raise StopAsyncIteration
 
     def messages(self) -> Stream[Message[T]]:
@@ -151,13 +152,19 @@ class Subscription(Stream[T]):
             self._over = True
             raise NodeDied(f"the process was forked while it was subscribed to {self._what}; what comes goes to the "
                            "parent", executed=None)
-        batch, self._batch = self._batch, None
-        if batch is None:
-            return
+        if self._held and self._thread is not threading.current_thread():
+            raise TypeError(f"{self!r} calls a function with what comes; one that is iterated has none")
+        batch = self._batch
+        if batch is not None and not batch.begun:
+            self._open(batch)
+        elif batch is not None:
+            self._took(batch)
+
+    def _took(self, batch: Batch) -> None:
         batch.end()
-        self._received += batch.taken
-        count, size = self._untold[0] + batch.taken, self._untold[1] + batch.size
-        self._untold = count, size
+        taken = batch.taken
+        self._counted, self._batch = (self._counted[0] + taken, None), None
+        count, size = self._untold = self._untold[0] + taken, self._untold[1] + batch.size
         if self._tray.asked or count >= self._lump[0] or size >= self._lump[1]:
             self._tell()
 
@@ -169,29 +176,31 @@ class Subscription(Stream[T]):
 
     def _idle(self) -> None:
         """There is nothing to take."""
-        if self._waits and self._sources is not None and not self._tray.hungry:
+        if self._waits and self._sources is not None:
             self._tray.hungry = True
             self._post(self._sources.wants)
 
-    def _came(self, item: Batch | Event | None) -> bool:
-        """Take what has come; whether there are values among it."""
+    def _came(self, item: Batch | Event | None) -> None:
+        """Take what has come."""
         if isinstance(item, Batch):
-            self._tray.hungry = False
-            values, self._numbers, self._times = self._opening.values(item)
-            self._batch = item
-            self._values = item.begin(values, held=self._held)
-            if self._tray.asked:
-                self._tell()
-            if self._over:  # meanwhile, by another thread
-                self._values = iter(())
-            elif not values:
-                self._prepare()
-            return bool(values)
-        if item is None:
+            self._batch = item  # first: after a Ctrl-C in what follows it is opened again
+            self._counted = self._counted[0], item
+            self._open(item)
+        elif item is None:
             self._over = self._over or self._here.closed
         elif self._on_event is not None:
             self._call(self._on_event, item)
-        return False
+
+    def _open(self, batch: Batch) -> None:
+        self._tray.hungry = False
+        values, self._numbers, self._times = self._opening.values(batch)
+        self._values = batch.begin(values, held=self._held)
+        if self._tray.asked:
+            self._tell()
+        if self._over:  # meanwhile, by another thread
+            self._values = iter(())
+        elif not values:
+            self._took(batch)
 
     def _late(self) -> TimeoutError:
         return TimeoutError(f"nothing has come of {self._what} for {self._timeout:g} s")
@@ -201,7 +210,7 @@ class Subscription(Stream[T]):
         if self._sources is None or asyncio._get_running_loop() is None:
             return
         loops = self._sources.loops
-        if loops and all(map(self._here.runs, loops)):
+        if self._here.in_own_thread or (loops and all(map(self._here.runs, loops))):
             raise DeadlockError(f"to wait here for a message of {self._what} blocks the very loop that is to publish "
                                 "it; iterate in async for, or with await anext(…)")
 
@@ -209,12 +218,10 @@ class Subscription(Stream[T]):
 
     def call(self, callback: Callable[[Any], object]) -> None:
         """Have *callback* called with each value or message, until `close`."""
-        self._held = True
-        messages = wants_messages(callback)
-        thread = threading.Thread(target=self._calls, args=(callback, messages), name="pyzmp-subscription",
-                                  daemon=True)
-        thread.start()
-        self._thread = thread
+        self._held = True  # until the callback has ended with each
+        self._thread = threading.Thread(target=self._calls, args=(callback, wants_messages(callback)), daemon=True,
+                                        name="pyzmp-subscription")
+        self._thread.start()
 
     def _calls(self, callback: Callable[[Any], object], messages: bool) -> None:
         try:
@@ -234,16 +241,22 @@ class Subscription(Stream[T]):
     def _call(self, callback: Callable[[Any], object], value: Any) -> None:
         try:
             callback(value)
-        except Exception:
+        except BaseException as error:
+            if not (self._held or isinstance(error, Exception)):
+                raise  # to whoever iterates; a thread of our own would end, and nobody would know
             log.exception("the callback %r of a subscription to %s raised", callback, self._what)
 
     # Its life.
 
     async def begin(self) -> Sources:
         """Look for publishers; in the runtime's thread."""
-        self._loop = asyncio.get_running_loop()
+        return self._begin()
+
+    def _begin(self) -> Sources:
+        self._loop = self._here.loop
         self._sources = sources = Sources(self._here, self._loop, self._selection, self._terms, self._tray)
-        sources.begin()
+        if not self._over:  # a Ctrl-C may have ended it meanwhile
+            sources.begin()
         return sources
 
     def close(self) -> None:
@@ -252,16 +265,20 @@ class Subscription(Stream[T]):
         It waits for a callback that runs, unless that calls it.  On a running loop it does not wait: use `aclose`.
         """
         self._finish()
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread() and not asyncio._get_running_loop():
+        if (thread := self._other_thread()) is not None and not asyncio._get_running_loop():
             thread.join()
 
     async def aclose(self) -> None:
         """As `close`, in a coroutine."""
         self._finish()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._other_thread() is not None:
             await self._called.atake(threading.TIMEOUT_MAX)
             self._called.put(None)  # for whoever else closes it
+
+    def _other_thread(self) -> threading.Thread | None:
+        """The thread that its callback may be called in just now, unless it is this one."""
+        thread = self._thread
+        return thread if thread is not None and thread.is_alive() and thread is not threading.current_thread() else None
 
     def _finish(self) -> None:
         self._over, self._values = True, iter(())
@@ -306,11 +323,11 @@ def subscribe_to(selection: Selection, callback: Callable[[Any], object] | None 
     else:
         here.facts()
     try:
-        sources = here.run(made.begin())
+        sources = made._begin() if here.in_own_thread else here.run(made.begin())
         if not here.holds_up:
             with contextlib.suppress(concurrent.futures.TimeoutError):
                 sources.opened.result(here.settings.timeout)
-            check_opened(sources, here.settings.timeout)
+            sources.check_opened(here.settings.timeout)
         made._post(sources.told)
         return _begun(made, callback)
     except BaseException:
@@ -334,7 +351,7 @@ async def asubscribe_to(selection: Selection, callback: Callable[[Any], object] 
     try:
         sources = await here.arun(made.begin())
         await asyncio.wait([asyncio.wrap_future(sources.opened)], timeout=here.settings.timeout)
-        check_opened(sources, here.settings.timeout)
+        sources.check_opened(here.settings.timeout)
         made._post(sources.told)
         return _begun(made, callback)
     except BaseException:
@@ -345,7 +362,7 @@ async def asubscribe_to(selection: Selection, callback: Callable[[Any], object] 
 def _checked(selection: Selection, callback: Callable[[Any], object] | None, timeout: float | None,
              on_event: Any) -> Selection:
     """What a callback is for; raises TypeError for what cannot be called with it."""
-    if on_event is not None and (not callable(on_event) or inspect.iscoroutinefunction(on_event)):
+    if on_event is not None and (not callable(on_event) or is_async(on_event)):
         raise TypeError(f"subscribe() to {selection.text}: on_event is to be a plain function, got {on_event!r}")
     if callback is None:
         return selection
@@ -368,21 +385,10 @@ def _made(selection: Selection, callback: Callable[[Any], object] | None, timeou
           length: int | None, size: int, history: int, on_event: Callable[[Event], object] | None,
           raw: bool) -> Subscription[Any]:
     terms = terms_of(full, length, size, history, events=on_event is not None)
-    if inspect.iscoroutinefunction(callback):
+    if callback is not None and is_async(callback):
         raise TypeError(f"subscribe() to {selection.text}: {callback!r} is async, and outside of nodes callbacks are "
                         "called in a thread; iterate in async for")
     return Subscription(runtime.current(), selection, terms, timeout=timeout, on_event=on_event, raw=raw)
-
-
-def check_opened(sources: Sources, timeout: float) -> None:
-    """Raise TopicMismatch where everybody refuses; warn of those who say nothing."""
-    refusal = sources.refusal()
-    if refusal:
-        raise TopicMismatch(refusal)
-    late = sources.late()
-    if late:
-        log.warning("subscribed to %s, and not confirmed within %g s: %s", sources.selection.text, timeout,
-                    ", ".join(late))
 
 
 def _begun(made: Subscription[Any], callback: Callable[[Any], object] | None) -> Subscription[Any]:

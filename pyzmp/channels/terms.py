@@ -47,4 +47,4 @@ def _check(name: str, value: int, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}: expected a number, got {value!r}")
     if not least <= value <= MAX:
-        raise ValueError(f"{name}: expected a number of at least {least}, got {value}")
+        raise ValueError(f"{name}: expected a number from {least} to {MAX}, got {value}")

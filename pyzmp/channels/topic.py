@@ -20,6 +20,7 @@ from pyzmp.channels.message import Event
 from pyzmp.channels.selection import Selection
 from pyzmp.channels.subscription import FullQueue, Subscription, asubscribe_to, subscribe_to
 from pyzmp.exceptions import PyzmpError
+from pyzmp.home import Over
 from pyzmp.program import Program
 from pyzmp.protocol import codec
 from pyzmp.protocol.accounts import SubscriberAccount
@@ -28,7 +29,7 @@ from pyzmp.protocol.deadline import seconds
 from pyzmp.protocol.envelope import Buffer
 from pyzmp.protocol.schema import Type, Unresolved
 from pyzmp.protocol.topics import Pattern, check_topic_name
-from pyzmp.publisher import Over, Publisher
+from pyzmp.publisher import Publisher
 
 if TYPE_CHECKING:
     from pyzmp.channels.published import Published
@@ -265,7 +266,7 @@ class Topic(Generic[T]):
     def wait_for_subscribers(self, count: int = 1, *, timeout: float) -> None:
         """Wait for *count* subscriptions, which get all that is published then.
 
-        TimeoutError after *timeout* seconds.
+        TimeoutError after *timeout* seconds; DeadlockError in ``on_start``, before whose end there can be none.
         """
         publisher = self._started("wait_for_subscribers()")
         publisher.wait_for(counted(count, "count"), seconds(timeout))
@@ -288,8 +289,7 @@ class Topic(Generic[T]):
     def _started(self, verb: str) -> Publisher:
         publisher = self._place(verb)
         if publisher is None:
-            raise RuntimeError(f"{self.name}: nobody subscribes to a node before its start; call {verb} in on_start or "
-                               "later")
+            raise RuntimeError(f"{self.name}: nobody subscribes to a node before its start; call {verb} in its code")
         return publisher
 
     def accounts(self, timeout: float | None = None) -> list[SubscriberAccount]:
@@ -298,12 +298,12 @@ class Topic(Generic[T]):
         Also of the last 64 that have ended.  Asks the publishers, and raises what calls raise.
         """
         mine = self._here()
-        return mine.accounts() if mine is not None else Asking(self.selection(), timeout).all()
+        return mine.accounts() if mine is not None else Asking(self.selection(), timeout, self._program).all()
 
     async def aaccounts(self, timeout: float | None = None) -> list[SubscriberAccount]:
         """As `accounts`, in a coroutine."""
         mine = self._here()
-        return mine.accounts() if mine is not None else await Asking(self.selection(), timeout).aall()
+        return mine.accounts() if mine is not None else await Asking(self.selection(), timeout, self._program).aall()
 
     def _here(self) -> Publisher | None:
         """The one publisher of this, where that is here."""
@@ -361,7 +361,7 @@ def patience(timeout: float | None) -> float:
     """How long a publisher waits for room: *timeout*, or as long as calls take; no longer than the call served here."""
     limit = runtime.current().settings.timeout if timeout is None else seconds(timeout)
     outer = serving.get()
-    return limit if outer is None or outer.over else min(limit, outer.remaining)
+    return limit if outer is None or outer.over else min(limit, max(0.0, outer.remaining))
 
 
 def _at(cls: type, attribute: str, node: str) -> Any:

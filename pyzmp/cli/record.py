@@ -7,7 +7,7 @@ import logging
 import signal
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from math import inf
+from math import inf, isnan
 from types import FrameType
 from typing import Any, get_args
 
@@ -43,7 +43,7 @@ def _selected(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("topics", metavar="TOPIC...", nargs=-1, required=True)
 @click.option("--full", type=click.Choice(get_args(FullQueue)), default="drop_oldest", show_default=True,
               help="What happens at a publisher to messages that cannot be written in time.")
-@click.option("--size", type=click.IntRange(1), default=64, show_default=True, metavar="MIB",
+@click.option("--size", type=click.IntRange(1, 1 << 20), default=64, show_default=True, metavar="MIB",
               help="How much of them waits there.")
 @click.option("--history", type=click.IntRange(0), default=0, metavar="N",
               help="Begin with the last N messages, where publishers keep some.")
@@ -86,8 +86,10 @@ def replay(path: str, pace: str, renamed: tuple[str, ...], topics: tuple[str, ..
     """
     _log()
     with _told(), contextlib.suppress(_Over), _signals():
-        found = Recording(path)
-        done = play(path, *topics, pace=_pace(pace), rename=dict(map(_rename, renamed)),
+        found, names = Recording(path), dict(map(_rename, renamed))
+        for name in names.keys() - {publisher.topic for publisher in found.publishers}:
+            raise click.BadParameter(f"{path} has no topic {name!r}", param_hint="--rename")
+        done = play(path, *topics, pace=_pace(pace), rename=names,
                     start=_time(start, found, -inf), end=_time(end, found, inf), **same)
         missing = f"; {done.missing} were missing in the recording" if done.missing else ""
         click.echo(f"{done.messages} messages{missing}")
@@ -115,6 +117,7 @@ def show(path: str) -> None:
                               if count)
             times = f", {_shown(each.first)} to {_shown(each.last)}" if each.messages else ""
             what = f"{each.topic} of {each.node} ({each.text or 'Any'})"
+            what = "".join(letter if letter.isprintable() else "?" for letter in what)  # whatever a file says
             click.echo(f"  {what}: {each.messages} messages{missing}{times}")
         _judge(found)
 
@@ -146,10 +149,10 @@ def _judge(found: Recording) -> None:
 def _pace(text: str) -> float | None:
     if text == "max":
         return None
-    try:
-        return float(text)
-    except ValueError:
-        raise click.BadParameter(f"expected a number or max, got {text!r}", param_hint="--pace") from None
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < inf:
+            return float(text)
+    raise click.BadParameter(f"expected a positive number or max, got {text!r}", param_hint="--pace")
 
 
 def _rename(text: str) -> tuple[str, str]:
@@ -163,21 +166,19 @@ def _time(text: str | None, found: Recording, default: float) -> float:
     """A time of a recording, in seconds since 1970."""
     if text is None:
         return default
-    try:
-        return (found.first or 0.0) + float(text)
-    except ValueError:
-        pass
-    try:
+    with contextlib.suppress(ValueError):
+        if not isnan(float(text)):
+            return (found.first or 0.0) + float(text)
+    with contextlib.suppress(ValueError):
         return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is neither seconds nor a time such as 2024-05-01T12:00:00",
-                                 param_hint="--from/--to") from None
+    raise click.BadParameter(f"{text!r} is neither seconds nor a time such as 2024-05-01T12:00:00",
+                             param_hint="--from/--to")
 
 
 def _shown(time: float) -> str:
     try:
         return datetime.fromtimestamp(time).astimezone().isoformat(" ", "milliseconds")
-    except (ValueError, OverflowError, OSError):  # whatever a file says
+    except (ValueError, OverflowError, OSError):
         return f"{time:g}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import itertools
 import typing
@@ -14,6 +15,7 @@ from pyzmp.channels.declare import service
 from pyzmp.channels.message import Message
 from pyzmp.channels.service import Service
 from pyzmp.channels.subscription import FullQueue, Subscription
+from pyzmp.channels.terms import terms_of
 from pyzmp.channels.topic import Topic
 from pyzmp.group import Group
 from pyzmp.node import Node
@@ -40,8 +42,8 @@ class _Part(Node):
         return self
 
     def __or__(self, part: P) -> P | Flow:  # asked first, and alone where both are of one class
-        joins: Any = getattr(type(part), "__ror__", None)
-        return NotImplemented if joins is None else joins(part, self)
+        joins: Any = getattr(part, "__ror__", None)
+        return NotImplemented if joins is None else joins(self)
 
 
 class Stage(_Part):
@@ -99,6 +101,7 @@ class Step(Stage):
         self._takes, self._sources, self._taken = takes, list[Source](), list[Subscription[Any]]()
         self._terms: dict[str, Any] = {"full": self.full if full is None else full, "length": length, "size": size,
                                        "history": self.history if history is None else history}
+        terms_of(**self._terms)  # raises for what cannot be
 
     async def take(self, value: Any) -> None:
         """Do with a value what this step is for: override it in a step of your own.  Here it is passed on."""
@@ -114,9 +117,11 @@ class Step(Stage):
         if not self._sources:
             raise RuntimeError(f"{self.name!r} has no source; write topic | step")
         super().on_start()
+        turn = asyncio.Lock()
 
         async def take(value: Any) -> None:
-            await awaited(self.take(value))
+            async with turn:  # of all sources, each of which is a subscription
+                await awaited(self.take(value))
         take.__annotations__["value"] = self._takes  # that is what values are converted to
         take.__qualname__ = f"{type(self).__name__}.take"
         self._taken = [topic_of(source).subscribe(take, **self._terms) for source in self._sources]

@@ -8,6 +8,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable
+from operator import index
 from typing import Any
 
 from pyzmp.channels.declare import every
@@ -66,7 +67,7 @@ class Window(Step):
 
     def __init__(self, length: int, name: str | None = None, *, step: int | None = None, **options: Any) -> None:
         super().__init__(name, **options)
-        self.length, self.step = length, length if step is None else step
+        self.length, self.step = index(length), index(length if step is None else step)
         if not 1 <= self.step <= length:
             raise ValueError(f"a window has 1 value or more, and a step of 1 to as many, got {length} and {step}")
 
@@ -88,6 +89,7 @@ class Paced(Stage):
     """What does something every *period* seconds."""
 
     period = Parameter(1.0)
+    period.timed = True  # also where no timer has it
 
     def __init__(self, period: float = 1.0, name: str | None = None, **options: Any) -> None:
         super().__init__(name, **options)
@@ -115,7 +117,10 @@ class Interval(Paced, Step):
 
 
 class Throttle(Paced, Step):
-    """Publishes one value in *period* seconds, a parameter, at most: each time the latest that has come by then."""
+    """Publishes one value in *period* seconds, a parameter, at most: each time the latest that has come by then.
+
+    Of several publishers, one after the other has its turn.
+    """
 
     full = "latest"
 

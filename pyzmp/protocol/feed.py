@@ -245,6 +245,10 @@ class Feed:
         self._buffers: Sequence[Buffer] = ()
         self._gathered = 0
 
+    def keep(self, count: int) -> None:
+        """Keep the last *count* messages from now on, unless more of them are kept already."""
+        self._keep = max(self._keep, count)
+
     @property
     def next(self) -> int:
         """The number of the next message that is published."""

@@ -76,9 +76,8 @@ class Recording:
     """A file of recorded messages, to be looked into.
 
     It may be written meanwhile: what is read is what is there at that moment, and what is said of the whole is what
-    was there when that was first asked for.  Raises OSError where there is no such
-    file and RecordingError where it is none.  What comes before a damage is read, and the damage logged with its
-    offset; `damage` has it too.
+    was there when that was first asked for.  Raises OSError where there is no such file and RecordingError where it is
+    none.  What comes before a damage is read, and the damage logged with its offset; `damage` has it too.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -271,6 +270,7 @@ class Journal:
             try:
                 os.fsync(self._file.fileno())
             finally:
+                fcntl.flock(self._file, fcntl.LOCK_UN)  # which a forked child has too
                 self._file.close()
 
     def __enter__(self) -> Self:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from msgspec.structs import replace
@@ -16,14 +19,17 @@ from pyzmp import runtime
 from pyzmp.channels.arrivals import Arrivals
 from pyzmp.channels.message import Event, Gap, Joined, Message
 from pyzmp.channels.opening import Raw
+from pyzmp.channels.sources import Sources
 from pyzmp.channels.subscription import Subscription, asubscribe_to, subscribe_to
-from pyzmp.channels.terms import FullQueue
+from pyzmp.channels.terms import FullQueue, Terms, terms_of
 from pyzmp.channels.topic import Topic
+from pyzmp.channels.tray import Tray
 from pyzmp.protocol import recording as form
-from pyzmp.protocol.topics import Pattern
 from pyzmp.recording.file import Journal, now, selection
 
 SIZE = 64 << 20  # bytes that wait at each publisher, where nothing else is said
+LINGER = 1.0  # seconds in which what was published before `close` is still written, at most
+GLANCE = 0.005  # seconds between two looks at whether it has come
 
 log = logging.getLogger("pyzmp.recording")
 
@@ -45,20 +51,25 @@ class Recorder:
         self.error: Exception | None = None
         self._lock = threading.Lock()  # each subscription calls in a thread of its own
         self._closed = False
+        self._here = runtime.current()
         self._over: Arrivals[None] = Arrivals()
         self._subscriptions: list[Subscription[Any]] = []
         self._publishers: dict[Place, form.Publisher] = {}
         self._early: dict[Place, list[form.Gap]] = {}  # before the first message
         self._by: dict[Place, int] = {}  # the subscription that a topic comes from, where several select it
+        self._next: dict[Place, int] = {}  # the number that comes after what was written
         self._journal.began(now())
 
-    def _callbacks(self, which: int) -> tuple[Callable[[Message[Raw]], None], Callable[[Event], None]]:
+    def _callbacks(self, which: int) -> tuple[Callable[[Message[Raw]], None], Callable[[Any], None]]:
         """What writes down the messages of subscription number *which*, and what else it tells; in its thread."""
         def came(message: Message[Any]) -> None:
             self._write(which, message)
 
-        def happened(event: Event) -> None:
-            self._write(which, event)
+        def happened(event: Any) -> None:
+            if isinstance(event, Future):  # of `_catch_up`
+                event.set_result(None)
+            else:
+                self._write(which, event)
         return came, happened
 
     def _write(self, which: int, what: Message[Raw] | Event) -> None:
@@ -73,8 +84,11 @@ class Recorder:
                     self._miss(place, what)
                 elif isinstance(what, Joined) and place in self._publishers:  # perhaps it is of another class now
                     self._publishers[place] = _known(place, self._publishers[place].shape)
+                return
             except Exception as error:
                 self._fail(error)
+        for subscription in list(self._subscriptions):  # what is not written is not to count as received
+            subscription.close()
 
     def _take(self, place: Place, message: Message[Raw]) -> None:
         value, publisher = message.value, self._publishers.get(place)
@@ -82,6 +96,7 @@ class Recorder:
             publisher = self._publishers[place] = _known(place, value.shape)
             self._write_early(place, publisher)
         self._journal.message(publisher, message.number, message.time, value.body, value.buffers)
+        self._next[place] = message.number + 1
         self.messages += 1
 
     def _miss(self, place: Place, gap: Gap) -> None:
@@ -92,6 +107,7 @@ class Recorder:
             self._early.setdefault(place, []).append(missing)
         else:
             self._journal.gap(publisher, missing)
+        self._next[place] = gap.number + gap.count
         self.dropped += gap.count * gap.dropped
         self.lost += gap.count * (not gap.dropped)
 
@@ -115,30 +131,72 @@ class Recorder:
         return self._closed or self.error is not None
 
     def close(self) -> None:
-        """Record no more, and have all of it on the disk.  Raises the ``error``, where there is one."""
+        """Record no more, and have all of it on the disk.  Raises the ``error``, where there is one.
+
+        What was published before is written first, as far as it comes within a second; what does not is a gap.  On
+        a running loop it does not wait for that: use `aclose`.
+        """
+        reached: Mapping[Place, int] = {}
         try:
+            if self._waits and asyncio._get_running_loop() is None:
+                reached = self._here.run(self._catch_up())
             for subscription in self._subscriptions:
                 subscription.close()
         finally:
-            self._end()
+            self._end(reached)
 
     async def aclose(self) -> None:
         """As `close`, in a coroutine."""
+        reached: Mapping[Place, int] = {}
         try:
+            if self._waits:
+                reached = await self._here.arun(self._catch_up())
             for subscription in self._subscriptions:
                 await subscription.aclose()
         finally:
-            self._end()
+            self._end(reached)
 
-    def _end(self) -> None:
+    @property
+    def _waits(self) -> bool:
+        """Whether something may be on its way."""
+        return not self._closed and self.error is None and self._here.is_ours() and not self._here.closed
+
+    async def _catch_up(self) -> dict[Place, int]:
+        """Have written what was published before this; in the runtime's thread.
+
+        Gives what number each topic has come to; what is written by then may have come further, or not so far.
+        """
+        over, reached = time.monotonic() + LINGER, dict[Place, int]()
+        for which, subscription in enumerate(self._subscriptions):
+            mine = subscription._sources
+            if mine is None:
+                continue
+            for (node, topic), (life, number) in (await _positions(self._here, subscription, over)).items():
+                place, source = (topic, node), mine._sources.get((node, topic))
+                if source and source.inlet.since[0] == life and self._by.setdefault(place, which) == which:
+                    while source.inlet.since[1] < number and source.stands and time.monotonic() < over:  # noqa: ASYNC110
+                        await asyncio.sleep(GLANCE)
+                    self._next.setdefault(place, source.inlet.since[1])
+                    reached[place] = number
+            if not mine.closed:
+                written = Future[None]()  # once it is given back, so is all that came before it
+                mine._loop.call_soon_threadsafe(mine._sink.put, written)
+                await asyncio.wait([asyncio.wrap_future(written)], timeout=over - time.monotonic())
+        return reached
+
+    def _end(self, reached: Mapping[Place, int]) -> None:
         with self._lock:
             if self._closed:
                 return
             self._closed = True
             self._over.put(None)
             try:
-                for place in list(self._early) if self.error is None else ():
-                    self._write_early(place, _known(place, b""))
+                if self.error is None:
+                    for place, number in reached.items():
+                        if number > self._next[place]:
+                            self._miss(place, Gap(*place, self._next[place], number - self._next[place], False))
+                    for place in list(self._early):
+                        self._write_early(place, _known(place, b""))
             finally:
                 self._journal.close()
         if self.error is not None:
@@ -164,9 +222,9 @@ def record(path: str | os.PathLike[str], *topics: Topic[Any] | str, full: FullQu
            length: int | None = None, size: int = SIZE, history: int = 0) -> Recorder:
     """Write every message of *topics*, full names, patterns or channels, into a file until the `Recorder` is closed.
 
-    What is published after this has returned is in the file, or a gap in it says what is not.  A message is the
-    operating system's before it counts as received: where this process is killed, only the one that it was writing
-    is lost.  A file that is there is appended to.
+    What is published after this has returned, and before `Recorder.close`, is in the file, or a gap in it says what
+    is not.  A message is the operating system's before it counts as received: where this process is killed, only the
+    one that it was writing is lost.  A file that is there is appended to.
 
     Publishers are not held up: what this cannot take in time waits at the publisher, in a queue of *size* bytes (64
     MiB) and *length* messages, and what that does when it is full is *full*, as of any subscription.  With
@@ -176,7 +234,7 @@ def record(path: str | os.PathLike[str], *topics: Topic[Any] | str, full: FullQu
     Raises OSError where the file cannot be written, and RecordingError where it is no recording, is damaged, or is
     recorded into already.
     """
-    recorder = _recorder(path, topics)
+    recorder = _recorder(path, topics, full, length, size, history)
     try:
         for which, topic in enumerate(topics):
             came, happened = recorder._callbacks(which)
@@ -191,7 +249,7 @@ def record(path: str | os.PathLike[str], *topics: Topic[Any] | str, full: FullQu
 async def arecord(path: str | os.PathLike[str], *topics: Topic[Any] | str, full: FullQueue = "drop_oldest",
                   length: int | None = None, size: int = SIZE, history: int = 0) -> Recorder:
     """As `record`, in a coroutine."""
-    recorder = _recorder(path, topics)
+    recorder = _recorder(path, topics, full, length, size, history)
     try:
         for which, topic in enumerate(topics):
             came, happened = recorder._callbacks(which)
@@ -204,9 +262,10 @@ async def arecord(path: str | os.PathLike[str], *topics: Topic[Any] | str, full:
     return recorder
 
 
-def _recorder(path: str | os.PathLike[str], topics: Sequence[Topic[Any] | str]) -> Recorder:
+def _recorder(path: str | os.PathLike[str], topics: Sequence[Topic[Any] | str], *terms: Any) -> Recorder:
     if not topics:
         raise TypeError("record() wants at least one topic; '**' stands for all")
+    terms_of(*terms)
     for topic in topics:
         selection(topic)  # before a file is made
     return Recorder(path)
@@ -217,9 +276,22 @@ def _anything(topic: Topic[Any] | str) -> Any:
     return replace(selection(topic), type=None)
 
 
+async def _positions(here: runtime.Runtime, subscription: Subscription[Any],
+                     over: float) -> dict[tuple[str, str], tuple[bytes, int]]:
+    """How far those have come who publish to a *subscription*: what a new one would begin with, by node and topic."""
+    latest = Terms(length=1, latest=True)  # of which nothing is sent
+    probe = Sources(here, asyncio.get_running_loop(), subscription._selection, latest, Tray())
+    probe.begin()
+    try:
+        await asyncio.wait([asyncio.wrap_future(probe.opened)], timeout=over - time.monotonic())
+        return {place: source.inlet.since for place, source in probe._sources.items() if source.stands}
+    finally:
+        probe.close()
+
+
 def _known(place: Place, shape: bytes) -> form.Publisher:
     """A publisher, with what the graph says of it."""
     topic, node = place
-    facts = runtime.current().replica.view.facts.selected(name=Pattern(topic), node=node)
-    text, marks = (facts[0].text, facts[0].marks) if facts else ("", ())
+    facts = runtime.current().replica.view.facts.selected(node=node)
+    text, marks = next(((fact.text, fact.marks) for fact in facts if fact.topic == topic), ("", ()))
     return form.Publisher(topic, node, text, shape, marks)

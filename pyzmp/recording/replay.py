@@ -24,6 +24,7 @@ from pyzmp.publisher import Publisher
 from pyzmp.recording.file import Recording, Wanted
 
 LEAD = 0.5  # seconds in which subscribers find what is published before it begins, where nothing else is said
+DAY = 86400.0  # seconds that are slept at once: more than some hundred years cannot be
 TURN = 64  # messages after which a coroutine lets others run
 
 Path = str | os.PathLike[str]
@@ -70,11 +71,9 @@ def replay(path: Path, *topics: Topic[Any] | str, pace: float | None = 1.0, rena
         here.run(player.open())
         for publisher in player.publishers if subscribers else ():
             publisher.wait_for(subscribers, limit)
-        time.sleep(lead)
+        _sleep_until(time.monotonic() + lead)
         for due, publisher, message in player.steps():
-            wait = due - time.monotonic()
-            if wait > 0:
-                time.sleep(wait)
+            _sleep_until(due)
             publisher.put(message.body, message.buffers, None if now else message.time, limit)
     finally:
         here.run(player.close())
@@ -108,10 +107,13 @@ class _Player:
     """One replay: what is to be published when, and by whom."""
 
     def __init__(self, here: runtime.Runtime, recording: Recording, topics: tuple[Topic[Any] | str, ...],
-                 pace: float | None, rename: Rename | None, start: float, end: float, longest: float) -> None:
+                 pace: Any, rename: Rename | None, start: float, end: float, longest: float) -> None:
         self._here, self._program, self._recording = here, Program.of(here), recording
-        self._pace = None if pace is None else seconds(pace, "pace")
-        self._longest = longest
+        if pace is not None and not (isinstance(pace, (int, float)) and 0 < pace < inf):
+            raise ValueError(f"pace: expected a positive number, or None for as fast as possible, got {pace!r}")
+        if not longest >= 0:
+            raise ValueError(f"longest: expected a number of seconds, got {longest!r}")
+        self._pace, self._longest = pace, longest
         self._selected = Wanted(topics), start, end
         self._rename = rename if callable(rename) else lambda name: (rename or {}).get(name, name)
         self._publishers: dict[tuple[str, str], Publisher] = {}  # by topic and node, as they were recorded
@@ -153,7 +155,9 @@ class _Player:
 
     def _called(self, publisher: form.Publisher) -> tuple[str, str]:
         """The topic and the node that what was recorded is replayed as."""
-        topic = check_topic_name(self._rename(publisher.topic))
+        topic = self._rename(publisher.topic)
+        if topic != publisher.topic:  # else it was one, as nodes may be called what topics may not
+            check_topic_name(topic)
         own = publisher.topic.startswith(f"{publisher.node}/") and "/" in topic
         return topic, topic.rpartition("/")[0] if own else publisher.node
 
@@ -200,6 +204,11 @@ class _Rhythm:
         if time > last:
             self._last = time, due + min((time - last) / self._pace, self._longest)
         return self._last[1]
+
+
+def _sleep_until(due: float) -> None:
+    while (wait := due - time.monotonic()) > 0:
+        time.sleep(min(wait, DAY))
 
 
 def _untyped(publisher: form.Publisher) -> form.Publisher:

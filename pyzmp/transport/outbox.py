@@ -64,8 +64,13 @@ class Turn:
         """End the turn: what was gathered leaves.  Whether there was anything."""
         self._open = False
         gathering, self._gathering = self._gathering, []
-        for outbox in gathering:
-            outbox.flush()
+        each = iter(gathering)
+        try:
+            for outbox in each:
+                outbox.flush()
+        finally:
+            for outbox in each:  # behind one that a Ctrl-C has hit: nobody else would flush them
+                outbox.flush()
         return bool(gathering)
 
 

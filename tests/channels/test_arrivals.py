@@ -136,3 +136,17 @@ def test_whatever_is_interrupted_others_can_put() -> None:
     assert got == sorted(got[:got.index(-1)]) + got[got.index(-1):]
     assert sorted(got) == [-1, *put]
     assert len(put) > 10
+
+
+def test_two_who_wait_are_woken_one_after_the_other() -> None:
+    async def main() -> None:
+        arrivals: Arrivals[int] = Arrivals()
+
+        async def take() -> None:
+            arrivals.put(await arrivals.atake(1000))
+        both = [asyncio.create_task(take()) for _ in range(2)]
+        await asyncio.sleep(0)
+        arrivals.put(1)
+        await asyncio.wait_for(asyncio.gather(*both), 5 * SCALE)
+        assert len(arrivals) == 1
+    asyncio.run(main())

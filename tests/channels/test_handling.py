@@ -220,3 +220,52 @@ def test_a_coroutine_that_runs_is_cancelled_when_it_is_closed() -> None:
         await asyncio.sleep(0)
         assert (got, found.failed) == (["begun", "cancelled"], 0)
     asyncio.run(main())
+
+
+def test_a_coroutine_that_its_loop_has_left_ends_when_it_is_collected() -> None:
+    got: list[str] = []
+
+    async def handler(value: Any) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            got.append("ended")
+
+    async def main() -> None:
+        found, _ = made(handler)
+        found._busy = True
+        found.put(batch(1, 2))
+        coroutine = found._handle_all()
+        coroutine.send(None)
+        coroutine.close()
+        assert (got, found.failed) == (["ended"], 0)
+    asyncio.run(main())
+
+
+def test_a_ctrl_c_in_the_main_thread_is_passed_on_and_it_goes_on() -> None:
+    got: list[Any] = []
+
+    def handler(value: Any) -> None:
+        got.append(value)
+        if value == 1:
+            raise KeyboardInterrupt
+
+    async def ahandler(value: Any) -> None:
+        handler(value)
+
+    loop = asyncio.new_event_loop()
+
+    async def begin(function: Any) -> Handling:
+        return made(function)[0]
+    for function in (handler, ahandler):
+        got.clear()
+        found = loop.run_until_complete(begin(function))
+        loop.call_soon(found.put, batch(0, 1, 2))
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(until(lambda: False))
+        loop.run_until_complete(until(done(found, 3)))
+        assert (got, found.failed) == ([0, 1, 2], 1)
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()

@@ -94,6 +94,13 @@ class Chooser(pyzmp.Node):
         self.last = await Lamp.light.asubscribe(self.asee)
         return self.last.publishers
 
+    @pyzmp.service
+    async def not_wanted(self) -> None:
+        asks = asyncio.ensure_future(Lamp.light.asubscribe(self.see))
+        await asyncio.sleep(0)
+        asks.cancel()
+        await asyncio.wait([asks])
+
     async def asee(self, value: int) -> None:
         self.got.append(-value)
 
@@ -143,6 +150,8 @@ def test_what_the_code_of_a_node_subscribes_to_is_the_nodes(eventually: Callable
             chooser.stop()
             eventually(lambda: Lamp.at("lamp").shine(7, 8) == 0)
             assert chooser.seen() == [3, 4, 5, 6]
+            chooser.not_wanted()
+            eventually(lambda: Lamp.at("lamp").shine(8, 8) == 0)
             assert chooser.more() == ["lamp"]
             assert chooser.even_more() == ["lamp"]
             assert Lamp.at("lamp").shine(8, 9) == 2
@@ -194,3 +203,26 @@ def test_a_node_may_listen_to_itself_and_others_on_its_loop(eventually: Callable
         Lamp.at("two").shine(6, 7)
         for name in ("one", "two"):
             eventually(lambda name=name: sorted(Echo.at(name).seen()) == [("one", 5), ("two", 6)])
+
+
+class Careful(pyzmp.Node):
+    kind = "thread"
+    notes: list[str] = []  # noqa: RUF012  of the test
+
+    @pyzmp.subscribe(Lamp.light)
+    async def see(self, value: int) -> None:
+        self.notes.append("begun")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.01)
+            self.notes.append("ended")
+
+
+def test_the_end_of_a_node_waits_for_what_a_handler_does_when_it_is_cancelled(eventually: Callable[..., None]) -> None:
+    pyzmp.configure(registry="memory")
+    Careful.notes.clear()
+    with Lamp("lamp"), Careful("careful"):
+        Lamp.at("lamp").shine(0, 2)
+        eventually(lambda: Careful.notes)
+    assert Careful.notes == ["begun", "ended"]

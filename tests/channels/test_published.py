@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
+import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 import pyzmp
+from tests.campaigns.history import SCALE
 
 alerts = pyzmp.Topic(str, "house/alerts", keep=3)
 early = pyzmp.Topic(str, "house/early", keep=1)
@@ -25,6 +27,15 @@ class Sensor(pyzmp.Node):
     @pyzmp.service
     def alarm(self, text: str) -> None:
         alerts.publish(text)
+
+    @pyzmp.service
+    def keeps_more(self, count: int) -> None:
+        pyzmp.Topic(str, "house/alerts", keep=count).publish("")
+
+    @pyzmp.service
+    def twice(self) -> None:
+        pyzmp.Topic(int, f"{self.name}/reading").publish(1)
+        self.reading.publish(2)
 
     @pyzmp.service
     def other_type(self) -> None:
@@ -58,6 +69,17 @@ def test_a_full_name_is_the_nodes_whose_code_publishes_it_and_known_with_the_fir
             Sensor.alarm("fire")
             assert next(heard) == "fire"
             assert heard.publishers == ["one"]
+        Sensor.keeps_more(5)
+        for number in range(5):
+            Sensor.alarm(str(number))
+        with alerts.subscribe(timeout=10, history=9) as heard:
+            assert [next(heard) for _ in range(5)] == list("01234")
+
+
+def test_a_full_name_may_be_that_of_a_nodes_own_topic() -> None:
+    with Sensor("one"), Sensor.reading.subscribe(timeout=10) as readings:
+        Sensor.twice()
+        assert [next(readings), next(readings)] == [1, 2]
 
 
 def test_one_name_has_one_type_in_one_node() -> None:
@@ -67,13 +89,41 @@ def test_one_name_has_one_type_in_one_node() -> None:
             Sensor.other_type()
 
 
-def test_nothing_can_be_published_once_the_node_serves_no_more(caplog: pytest.LogCaptureFixture) -> None:
-    node = Sensor("one")
-    with caplog.at_level(logging.ERROR):
-        node.start()
-        status = node.shutdown()
-    assert status != 0
-    assert "one/reading cannot be published any more: 'one' has stopped" in caplog.text
+def test_what_a_node_publishes_when_it_stops_is_published_and_nothing_after_that(tmp_path: Any) -> None:
+    node = Sensor("one", socket_bind=f"ipc://{tmp_path}/one")
+    node.start()
+    with Sensor.reading.subscribe(timeout=10) as readings:
+        published = node._life.published
+        assert node.shutdown() == 0
+        assert next(readings) == 1
+    with pytest.raises(RuntimeError, match="'one' has stopped"):
+        published.of("reading").put(b"")
+    with pytest.raises(RuntimeError, match="'one' has stopped"):
+        published.named(alerts).put(b"")
+    node.reading.publish(2)
+
+
+def test_a_node_whose_name_is_taken_takes_nothing_from_the_one_that_has_it() -> None:
+    class Entity(Sensor):
+        kind = "entity"
+
+    with Entity("one") as one:
+        with pytest.raises(pyzmp.exceptions.NodeExists):
+            Entity("one").start()
+        with one.reading.subscribe(timeout=10) as readings:
+            one.reading.publish(7)
+            assert next(readings) == 7
+
+
+def test_to_wait_for_subscribers_before_there_can_be_any_is_an_error_at_once() -> None:
+    class Waits(Sensor):
+        def on_start(self) -> None:
+            self.reading.wait_for_subscribers(timeout=60 * SCALE)
+
+    begun = time.monotonic()
+    with pytest.raises(pyzmp.exceptions.DeadlockError, match="before on_start has ended"):
+        Waits("one").start()
+    assert time.monotonic() < begun + 30 * SCALE
 
 
 class Patient(pyzmp.Node):

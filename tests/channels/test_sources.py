@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyzmp
 from pyzmp import runtime
 from pyzmp.channels.message import Gap, Joined, Left
 from pyzmp.exceptions import NodeDied
+from pyzmp.sessions import Target
 from pyzmp.subscribing import Intake
 
 WAIT = 30.0
@@ -127,3 +129,14 @@ def test_one_that_says_nothing_is_named_and_the_subscription_goes_on(monkeypatch
         assert "subscribed to Lamp.light, and not confirmed within 0.5 s: lamp/light of 'lamp'" in caplog.text
         eventually(lambda: lights.publishers == ["lamp"])
         lights.close()
+
+
+def test_nobody_waits_for_one_that_cannot_be_reached_from_here(monkeypatch: pytest.MonkeyPatch,
+                                                              caplog: pytest.LogCaptureFixture) -> None:
+    pyzmp.configure(registry="memory", timeout=WAIT)
+    with Lamp("lamp", kind="entity"):
+        monkeypatch.setattr(runtime.Runtime, "target", lambda here, node: Target("lamp", "", node.loop, (0, 0), ""))
+        began = time.monotonic()
+        Lamp.light.subscribe().close()
+        assert time.monotonic() - began < WAIT / 2
+        assert "lamp/light of 'lamp', which listens nowhere where it can be reached from here" in caplog.text

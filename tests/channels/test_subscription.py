@@ -13,7 +13,7 @@ import pytest
 import pyzmp
 from pyzmp import runtime
 from pyzmp.channels.message import Gap, Joined, Left, Message, Refused
-from pyzmp.channels.opening import Raw
+from pyzmp.channels.opening import Opening, Raw
 from pyzmp.channels.selection import Selection
 from pyzmp.channels.subscription import Subscription, asubscribe_to, subscribe_to
 from pyzmp.exceptions import DeadlockError, TopicMismatch
@@ -347,3 +347,58 @@ def test_raw_values_are_not_decoded() -> None:
         lights.close()
     with Lamp("lamp"):
         asyncio.run(later())
+
+
+def interrupted(*_: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def test_a_ctrl_c_loses_nothing_that_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Lamp("lamp"), Lamp.light.subscribe(timeout=WAIT, full="block") as lights:
+        Lamp.at("lamp").shine(0, 2)
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(Opening, "values", interrupted)
+            next(lights)
+        assert [next(lights), next(lights), lights.received] == [0, 1, 2]
+
+
+def test_whoever_waits_for_the_latest_asks_for_it_again_after_a_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Lamp("lamp"), Lamp.light.subscribe(timeout=WAIT, full="latest") as lights:
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(Subscription, "_post", interrupted)
+            next(lights)
+        Lamp.at("lamp").shine(0, 1)
+        assert next(lights) == 0
+
+
+def test_an_exit_in_an_event_callback_does_not_end_the_thread_of_a_callback(eventually: Callable[..., None]) -> None:
+    got: list[int] = []
+
+    def left(event: Any) -> None:
+        raise SystemExit
+    with Lamp("lamp"):
+        lights = Lamp.light.subscribe(got.append, on_event=left)
+        Lamp.at("lamp").shine(0, 1)
+        eventually(lambda: got == [0])
+        with pytest.raises(TypeError, match="calls a function with what comes"):
+            next(lights)
+        lights.close()
+        with Lamp.light.subscribe(on_event=left) as iterated, pytest.raises(SystemExit):
+            next(iterated)
+
+
+def test_whoever_is_called_back_by_a_call_may_subscribe(eventually: Callable[..., None]) -> None:
+    got: list[Any] = []
+
+    def called(future: Any) -> None:
+        got.append(Lamp.light.subscribe(timeout=WAIT))
+        with pytest.raises(DeadlockError):
+            next(got[0])
+        got.append("done")
+    with Lamp("lamp"):
+        Lamp.at("lamp").shine.submit(0, 0).add_done_callback(called)
+        eventually(lambda: len(got) == 2)
+        eventually(lambda: got[0].publishers == ["lamp"])
+        Lamp.at("lamp").shine(0, 1)
+        assert next(got[0]) == 0
+        got[0].close()

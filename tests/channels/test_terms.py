@@ -25,7 +25,7 @@ def test_options_have_their_terms(full: str, length: int | None, expected: Terms
 @pytest.mark.parametrize(("options", "error", "text"), [
     (("drop", None, SIZE, 0), ValueError, "full: expected one of 'drop_oldest', 'drop_newest', 'latest', 'block', got"),
     (("latest", 3, SIZE, 0), ValueError, "takes no length"),
-    (("block", 0, SIZE, 0), ValueError, "length: expected a number of at least 1, got 0"),
+    (("block", 0, SIZE, 0), ValueError, "length: expected a number from 1 to 1099511627776, got 0"),
     (("block", True, SIZE, 0), TypeError, "length: expected a number, got True"),
     (("block", 2.0, SIZE, 0), TypeError, "length: expected a number"),
     (("block", None, 0, 0), ValueError, "size"),

@@ -61,7 +61,7 @@ def test_a_call_of_a_shadow_waits_for_the_first_value(heard: Any) -> None:
 
 
 def test_a_shadow_may_be_a_process(heard: Any) -> None:
-    output = heard(Source.number | Shadow("number", "shadow", kind="process"), Source("source", kind="process"))
+    output = heard(Source.number | Shadow("number", "shadow", kind="process"))
     Source.say(3)
     assert next(output) == 3
     number = pyzmp.discover("number")

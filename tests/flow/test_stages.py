@@ -96,8 +96,8 @@ def test_nothing_is_dropped_where_all_steps_wait_for_room(heard: Any) -> None:
     block: dict[str, Any] = {"full": "block", "length": 4}
     steps = Map(double, **block) | Map(slow, **block) | Echo(lambda number: None, **block)
     output = heard(Source.number | steps, **block)
-    said = Source.say.with_options(timeout=PATIENCE).submit(*range(300))
-    assert taken(output, 300) == [2 * number for number in range(300)]
+    said = Source.say.with_options(timeout=PATIENCE).submit(*range(100))
+    assert taken(output, 100) == [2 * number for number in range(100)]
     said.result(PATIENCE)
 
 

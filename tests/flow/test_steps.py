@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 import pyzmp
-from pyzmp.flow import Echo, Filter, Forward, Interval, Map, Merge, Step, Throttle, Window
+from pyzmp.flow import Echo, Filter, Forward, Ghost, Interval, Map, Merge, Step, Throttle, Window
 from tests.flow.conftest import PATIENCE, Source, taken
 
 
@@ -82,7 +83,7 @@ def test_interval_publishes_what_came_within_each_period(heard: Any) -> None:
 
 
 def test_throttle_passes_one_in_a_period_and_then_the_latest(heard: Any, eventually: Callable[..., None]) -> None:
-    output = heard(Source.number | Throttle(0.3, "slow"))
+    output = heard(Source.number | Throttle(0.1, "slow"))
     for number in range(50):
         Source.say(number)
     assert next(output) == 0
@@ -91,6 +92,45 @@ def test_throttle_passes_one_in_a_period_and_then_the_latest(heard: Any, eventua
         last, passed = next(output), passed + 1
     eventually(lambda: Step.at("slow").counts()["dropped"] == 50 - passed)
     assert passed <= 50
+
+
+def test_throttle_passes_one_in_a_period_of_all_its_sources(heard: Any) -> None:
+    output = heard(["one/number", "two/number"] | Throttle(0.1), Source("one"), Source("two"))
+    for node in ("one", "two"):
+        Source.at(node).say(1)
+    messages = output.messages()
+    first, second = next(messages), next(messages)
+    assert second.time - first.time > 0.09
+
+
+def test_a_step_takes_one_value_after_the_other_of_all_its_sources(heard: Any) -> None:
+    running = 0
+
+    async def alone(number: int) -> int:
+        nonlocal running
+        running += 1
+        await asyncio.sleep(0.01)
+        running -= 1
+        return running
+    output = heard(["one/number", "two/number"] | Map(alone), Source("one"), Source("two"))
+    for node in ("one", "two"):
+        Source.at(node).say(1, 2)
+    assert taken(output, 4) == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("step", [Throttle, Interval, lambda period: Ghost(len, period)])
+@pytest.mark.parametrize("wrong", [0, -1.0, float("inf")])
+def test_a_period_is_a_positive_number(step: Callable[[float], Step], wrong: float) -> None:
+    with pytest.raises(ValueError, match="positive, finite number of seconds"):
+        step(wrong)
+
+
+@pytest.mark.parametrize(("wrong", "said"), [
+    (lambda: Window(2.5), "integer"), (lambda: Map(len, full="never"), "full"), (lambda: Map(len, length=0), "length"),
+    (lambda: Map(len) | "house", "unsupported operand")])
+def test_what_cannot_be_is_told_where_it_is_written(wrong: Callable[[], Any], said: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=said):
+        wrong()
 
 
 def test_throttle_is_stopped_in_its_pause(heard: Any) -> None:

@@ -100,3 +100,16 @@ def test_without_a_window_one_message_is_granted_to_whoever_waits() -> None:
     assert taken.wants() == (1, 1, 10 + AROUND)
     taken.subscribed(b"life", 1)
     assert taken.wants() == (0, 1, 1)
+
+
+def test_numbers_that_no_topic_comes_to_are_malformed() -> None:
+    far = (1 << 64) - 1
+    for number, life in ((far, b"life"), (-1, b"life"), (0, bytes(1000))):
+        with pytest.raises(MalformedMessage, match="as the next"):
+            inlet().subscribed(life, number)
+    with pytest.raises(MalformedMessage, match="of a topic"):
+        inlet().published(far, 1)
+    with pytest.raises(MalformedMessage, match="of a topic"):
+        inlet().skipped(0, far)
+    with pytest.raises(MalformedMessage, match="has ended"):
+        inlet().over(far)

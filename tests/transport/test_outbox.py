@@ -79,6 +79,25 @@ def test_what_is_left_of_a_closed_loop_goes_out_in_order() -> None:
     assert sent == [first, second, third]
 
 
+def test_what_is_gathered_leaves_though_a_ctrl_c_comes_at_the_end_of_the_turn() -> None:
+    class Hit:
+        def flush(self) -> None:
+            raise KeyboardInterrupt
+
+    class Behind:
+        flushed = False
+
+        def flush(self) -> None:
+            self.flushed = True
+    turn, behind = Turn(None), Behind()
+    assert turn.begin()
+    turn.gathers(Hit())
+    turn.gathers(behind)
+    with pytest.raises(KeyboardInterrupt):
+        turn.end()
+    assert behind.flushed
+
+
 def test_what_is_gathered_leaves_when_it_is_many_or_large() -> None:
     async def test() -> None:
         sent = Sent()
