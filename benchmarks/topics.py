@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import multiprocessing
 import os
 import tempfile
@@ -210,7 +211,7 @@ def main() -> None:
             names = [f"sink-{number}" for number in range(subscribers)]
             with Source("source"), pyzmp.Group("sinks", [Sink(name) for name in names]):
                 compare(f"a message of 100 bytes delivered to each of {subscribers} process{'es' * (subscribers > 1)}",
-                        "µs a delivery", {"raw PUB/SUB and msgpack": measure, "pyzmp": lambda: ours(names, count)},
+                        "µs a delivery", {"raw PUB/SUB and msgpack": measure, "pyzmp": functools.partial(ours, names, count)},
                         rounds=options.rounds)
                 if subscribers == 1:
                     turns = RawTurns(folder, spawn)
