@@ -210,9 +210,9 @@ def main() -> None:
             measure, processes = raw(subscribers, count, folder, spawn)
             names = [f"sink-{number}" for number in range(subscribers)]
             with Source("source"), pyzmp.Group("sinks", [Sink(name) for name in names]):
-                compare(f"a message of 100 bytes delivered to each of {subscribers} process{'es' * (subscribers > 1)}",
-                        "µs a delivery", {"raw PUB/SUB and msgpack": measure, "pyzmp": functools.partial(ours, names, count)},
-                        rounds=options.rounds)
+                title = f"a message of 100 bytes delivered to each of {subscribers} process{'es' * (subscribers > 1)}"
+                compare(title, "µs a delivery", {"raw PUB/SUB and msgpack": measure,
+                                                 "pyzmp": functools.partial(ours, names, count)}, rounds=options.rounds)
                 if subscribers == 1:
                     turns = RawTurns(folder, spawn)
                     compare("a lone message there and back", "µs", {

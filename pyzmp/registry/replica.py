@@ -27,7 +27,7 @@ from pyzmp.transport.outbox import guarded
 
 FIRST_LOOK = 1.0  # seconds that a process waits for its first snapshot, at most
 SILENCE = 3.0  # seconds without a beat after which a registry counts as lost
-_GLANCE = 0.05  # seconds between two looks for a registry while somebody waits and none is there
+_GLANCE = 0.05, 0.2  # seconds between two looks while no registry is there: somebody waits, or follows what changes
 _PAUSES = 0.01, 1.0  # seconds before connecting again: the first, doubled up to the last
 _FAREWELL = 0.5  # seconds that the registry has to answer a member that leaves
 
@@ -284,7 +284,7 @@ class Replica:
     async def _rest(self, pause: float) -> None:
         """Nothing to follow: wait until it is worth another look."""
         waiting = list(self._waiting.copy().values())
-        glance = _GLANCE if not all(waiting) else pause if waiting or self._following.takes_part else None
+        glance = min(pause, _GLANCE[all(waiting)]) if waiting else pause if self._following.takes_part else None
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._wanted.wait(), glance)
 

@@ -690,12 +690,12 @@ def test_closing_ends_who_waits_for_a_change() -> None:
     asyncio.run(run())
 
 
-def test_who_attends_without_end_has_a_registry_looked_for_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_attends_without_end_has_a_registry_looked_for_more_rarely_than_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         async with world() as here:
             replica = here.replica()
             replica._task = asyncio.create_task(asyncio.sleep(0))  # no search but the one below
-            monkeypatch.setattr(replicas, "_GLANCE", 0.0)
+            monkeypatch.setattr(replicas, "_GLANCE", (0.0, 60.0))
             for endless in (False, True):
                 end = replica.attend(lambda: None, endless=endless)
                 await asyncio.sleep(0)
