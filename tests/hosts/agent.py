@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import time
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -19,6 +20,12 @@ class Lamp(pyzmp.Node):
     """The node that the hosts call."""
 
     kind = "thread"
+    light = pyzmp.Topic(int, keep=5)
+
+    @pyzmp.service
+    def shine(self, first: int, last: int) -> None:
+        for number in range(first, last):
+            self.light.publish(number)
 
     @pyzmp.service
     def where(self) -> str:
@@ -30,6 +37,9 @@ class Lamp(pyzmp.Node):
 
 
 nodes: dict[str, Lamp] = {}
+alerts = pyzmp.Topic(str, "house/alerts")
+heard: dict[str, Any] = {}  # subscriptions
+events: list[str] = []
 
 
 def start(name: str, address: str | None = None, **options: object) -> bool:
@@ -65,6 +75,33 @@ def hold(name: str, seconds: float) -> object:
     except CallError as error:
         return type(error).__name__, str(error), time.monotonic() - began
     return "result", "", time.monotonic() - began
+
+
+def listen(name: str) -> list[str]:
+    """Subscribe to a lamp, or to the alerts; who has confirmed."""
+    topic: pyzmp.Topic[Any] = Lamp.at(name).light if name else alerts
+    heard[name] = topic.subscribe(timeout=20, on_event=lambda event: events.append(type(event).__name__))
+    publishers: list[str] = heard[name].publishers
+    return publishers
+
+
+def take(name: str, count: int) -> list[Any]:
+    return [next(heard[name]) for _ in range(count)]
+
+
+def counts(name: str) -> list[int]:
+    return [heard[name].received, heard[name].dropped, heard[name].lost]
+
+
+def settled(name: str, received: int) -> bool:
+    """Whether all that a lamp has published is accounted for, and so much of it was received."""
+    accounts = Lamp.at(name).light.accounts()
+    return not any(each.waiting for each in accounts) and sum(each.received for each in accounts) == received
+
+
+def alert(text: str) -> None:
+    alerts.wait_for_subscribers(1, timeout=20)
+    alerts.publish(text)
 
 
 def known() -> list[str]:

@@ -24,6 +24,14 @@ def test_two_hosts_call_each_other_and_listen_nowhere_else(hosts: Any) -> None:
     assert near.answer()
     assert far("find('lamp')")[0][1].startswith(f"tcp://{a.address}:")
     assert (far("call('lamp')"), near("find('far') and call('far')")) == ("a", "b")
+    assert (far("listen('lamp')"), near("listen('far')")) == (["lamp"], ["far"])
+    near("Lamp.at('lamp').shine(0, 300)")
+    far("Lamp.at('far').shine(300, 600)")
+    assert far("take('lamp', 300)") == list(range(300))
+    assert near("take('far', 300)") == list(range(300, 600))
+    assert far("listen('')") == []
+    near("alert('fire')")  # by a program that is a publisher from now on
+    assert far("take('', 1)") == ["fire"]
     assert all(where.startswith(f"{b.address}:") for where in b.listeners())
     assert len(b.listeners()) == 1
     assert f"{a.address}:4242" in a.listeners()
@@ -53,6 +61,34 @@ def test_three_hosts_see_the_same(hosts: Any) -> None:
         assert agent("[call(f'on-{name}') for name in 'abc']") == ["a", "b", "c"]
     assert "RuntimeError" not in agents[2].fails("start('on-a')")
     assert "'on-a' is already run by" in agents[2].fails("start('on-a')")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_subscription_over_a_cut_cable_goes_on_and_counts_what_was_lost(hosts: Any) -> None:
+    a, b = hosts("a", "b")
+    a.serve()
+    near, far = a.agent(), b.agent(a.where)
+    assert near("start('lamp')")
+    assert far("find('lamp') and listen('lamp')") == ["lamp"]
+    near("Lamp.at('lamp').shine(0, 100)")
+    assert far("take('lamp', 100)") == list(range(100))
+    near("until('settled(\"lamp\", 100)')")
+    b.cut()
+    far.begin(f"until('not heard[\"lamp\"].publishers', {GONE})")
+    near("Lamp.at('lamp').shine(100, 200)")
+    print(f"\nthe cut was noticed after {far.answer():.2f} s")
+    near(f"until('settled(\"lamp\", 100)', {GONE})")
+    near("Lamp.at('lamp').shine(200, 300)")
+    b.heal()
+    assert far("until('heard[\"lamp\"].publishers') < 30")
+    near("Lamp.at('lamp').shine(300, 400)")
+    assert far("take('lamp', 105)") == list(range(295, 400))  # the last five are kept
+    assert far("counts('lamp')") == [205, 0, 195]
+    assert far("events") == ["Joined", "Left", "Joined", "Gap"]
+    near("until('settled(\"lamp\", 205)')")
+    accounts = near("[(each.offered, each.received, each.lost) for each in Lamp.at('lamp').light.accounts()]")
+    assert sorted(map(tuple, accounts)) == [(105, 105, 0), (200, 100, 100)]
 
 
 @pytest.mark.slow
