@@ -1,4 +1,4 @@
-"""The loop where topics are published, as each of them needs it, and what is called back there."""
+"""The loop where topics are published, as each of them needs it, and who subscribes to them there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
+from pyzmp.protocol.accounts import SubscriberAccount
+from pyzmp.protocol.envelope import Taken
+from pyzmp.protocol.feed import Outlet
 from pyzmp.transport.outbox import Flushed
+from pyzmp.transport.server import Peer
 
 log = logging.getLogger("pyzmp.topic")
 
@@ -28,8 +32,37 @@ class Home(Protocol):
     def look(self) -> bool:
         """Hand over what has come, while the loop is held up; whether the caller may look again at once."""
 
-    def hosts(self, node: str) -> bool:
-        """Whether the node lives on the loop too."""
+    def hosts(self, node: str, caller: str) -> bool:
+        """Whether the node lives on the loop too, and the *caller* that says to be it is this very process."""
+
+
+class Origin(Protocol):
+    """A topic where it is published, as its subscriptions need it."""
+
+    node: str
+    topic: str
+
+    def taken(self, subscription: Subscription, message: Taken) -> None:
+        """The subscriber has taken messages."""
+
+    def end(self, subscription: Subscription) -> None:
+        """The subscription is over."""
+
+
+class Subscription:
+    """One subscription of a publisher, and whose it is."""
+
+    __slots__ = ("call", "outlet", "peer", "publisher", "subscriber", "who")
+
+    def __init__(self, publisher: Origin, peer: Peer, call: int, who: str, outlet: Outlet) -> None:
+        self.publisher, self.peer, self.call, self.who, self.outlet = publisher, peer, call, who, outlet
+        self.subscriber = who or peer.hello.caller
+
+    def account(self) -> SubscriberAccount:
+        """What became of what was offered to it."""
+        known, of = self.outlet.account, self.publisher
+        return SubscriberAccount(self.subscriber, of.topic, of.node, known.offered, known.taken, known.dropped,
+                                 known.waiting, known.lost, self.outlet.ended)
 
 
 Demand = Callable[[Callable[[bool], object]], Callable[[bool], object]]

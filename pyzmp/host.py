@@ -48,7 +48,8 @@ class Host:
         self.server = self._serve()
         self.guests: dict[str, Guest] = {}
         self.own: dict[Guest, Server] = {}  # until it is gone: a successor may have its name
-        self.publishing = Publishing(self.server, lambda: [self.server, *self.own.values()], self.guests.__contains__)
+        self.publishing = Publishing(self.server, lambda: [self.server, *self.own.values()],
+                                     lambda node, caller: node in self.guests and caller == runtime.member.id)
         self._waiting: Admission[Peer, Pending] = Admission()
         self._lanes: set[str] = set()  # the nodes with calls that wait for a worker thread
         self._next: Pending | None = None  # an inline call that waits for them

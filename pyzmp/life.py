@@ -190,6 +190,7 @@ class LivingNode(CoProcess):
         listening.begin()
         position = await here.announce([own, *self._service_facts(here, guest), *values.facts(owner),
                                         *published.facts(owner), *listening.facts(owner)])
+        published.appeared()
         values.begin(here)
         await listening.confirmed(CONFIRMED)
         return position
@@ -354,10 +355,9 @@ def _run(life: Coroutine[Any, Any, int | None]) -> int | None:
         asyncio.set_event_loop(loop)
         return loop.run_until_complete(life)
     finally:
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
-        if tasks:
+        if tasks := asyncio.all_tasks(loop):
+            for task in tasks:
+                task.cancel()
             _, left = loop.run_until_complete(asyncio.wait(tasks, timeout=ENDING))
             if left:
                 log.warning("%d tasks have not ended with their loop: %s", len(left), left)

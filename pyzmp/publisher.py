@@ -10,11 +10,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from pyzmp.exceptions import DeadlockError, PublishTimeout
-from pyzmp.home import Demand, Home, Over, call_soon
+from pyzmp.home import Demand, Home, Over, Subscription, call_soon
 from pyzmp.protocol import envelope
 from pyzmp.protocol.accounts import SubscriberAccount
 from pyzmp.protocol.envelope import Buffer, Code, Ended, Failure, Skipped, Subscribe, Subscribed, Taken
-from pyzmp.protocol.feed import AROUND, BATCH, BATCH_SIZE, Bounds, Feed, Full, Outlet, Run, Skip
+from pyzmp.protocol.feed import AROUND, BATCH, BATCH_SIZE, YOUNG, Bounds, Feed, Full, Outlet, Run, Skip
 from pyzmp.protocol.fits import fits
 from pyzmp.protocol.schema import Type
 from pyzmp.transport.server import Peer
@@ -26,21 +26,6 @@ SMALL = BATCH_SIZE // BATCH  # bytes up to which messages are gathered
 LARGE = 1 << 16  # bytes from which on a message may go beyond what a peer takes
 
 _clock = time.time  # noqa: TID251  subscribers are told when each message was published
-
-
-class Subscription:
-    """One subscription of a publisher, and whose it is."""
-
-    __slots__ = ("call", "outlet", "peer", "publisher", "subscriber", "who")
-
-    def __init__(self, publisher: Publisher, peer: Peer, call: int, who: str, outlet: Outlet) -> None:
-        self.publisher, self.peer, self.call, self.who, self.outlet = publisher, peer, call, who, outlet
-        self.subscriber = who or peer.hello.caller
-
-    def account(self) -> SubscriberAccount:
-        known, of = self.outlet.account, self.publisher
-        return SubscriberAccount(self.subscriber, of.topic, of.node, known.offered, known.taken, known.dropped,
-                                 known.waiting, known.lost, self.outlet.ended)
 
 
 class Publisher:
@@ -56,7 +41,8 @@ class Publisher:
         self.over = ""  # why nothing can be published any more
         self.ended: deque[SubscriberAccount] = deque(maxlen=ENDED)
         self._home, self._loop, self._patience, self._in_loop = home, home.loop, patience, demand
-        self._feed = Feed(os.urandom(8), keep)
+        self._feed = Feed(os.urandom(8), keep, young=True)
+        self._appeared: float | None = None  # when the graph heard of it, by the loop's clock
         self._pending: deque[tuple[float, bytes]] = deque()  # small messages that the feed was not given yet
         self._careful = False  # whether a message may have to wait, or come too late
         self._lock = threading.RLock()
@@ -163,7 +149,7 @@ class Publisher:
         return [self._subscriptions[outlet] for outlet in self._feed.blocking if not outlet.has_room(size)]
 
     def _check_deadlock(self, crowded: list[Subscription]) -> None:
-        who = next((each.who for each in crowded if self._home.hosts(each.who)), None)
+        who = next((each.who for each in crowded if self._home.hosts(each.who, each.peer.hello.caller)), None)
         if who is not None and _get_running_loop() is self._loop:
             raise DeadlockError(f"{self.topic}: {who!r} wants its publishers to wait for room, and lives on the loop "
                                 "that would be held up by that; write await ….apublish(…)", node=self.node)
@@ -269,6 +255,22 @@ class Publisher:
 
     # Subscriptions, in the loop's thread.
 
+    def appeared(self) -> None:
+        """The graph has heard of it: all that is published is kept for `YOUNG` seconds more."""
+        if self._appeared is None:
+            self._appeared = self._loop.time()
+            self._loop.call_later(YOUNG, self._grow)
+
+    def _grow(self) -> None:
+        with self._lock:
+            self._feed.grow()
+
+    def awaited(self) -> float:
+        """How many seconds those who were there before it may still need to hear what was published."""
+        if not (self._pending or self._feed.next) or self.over:
+            return 0.0
+        return YOUNG / 2 if self._appeared is None else max(0.0, self._appeared + YOUNG / 2 - self._loop.time())
+
     def subscribe(self, peer: Peer, message: Subscribe) -> Subscription | None:
         """Begin a subscription, or tell why not."""
         bounds = Bounds.of(message.length, message.size)
@@ -276,12 +278,14 @@ class Publisher:
             reason = fits(self.type.shape, message.shape)
             if reason or self.over:
                 code, text = (Code.REFUSED, self.over) if self.over else (
-                    Code.INVALID_CALL, f"{self.node!r} publishes it as {self.type.text}: {reason}")
+                    Code.INVALID_CALL, f"{self.node!r} publishes it as {self.type.text}" + (
+                        "" if reason.startswith(f"published {self.type.text}, expected ") else f": {reason}"))
                 peer.send(Failure(message.call, code, text, False))
                 return None
             self._flush()
             self._send_outgoing()
-            outlet = self._feed.subscribe(message.full, bounds, message.history, message.since)
+            outlet = self._feed.subscribe(message.full, bounds, message.history, message.since,
+                                           early=message.early)
             subscription = Subscription(self, peer, message.call, message.who, outlet)
             self._subscriptions[outlet] = subscription
             peer.send(Subscribed(message.call, self._feed.life, outlet.start, self.type.shape))
@@ -357,16 +361,14 @@ class Publisher:
             with self._lock:
                 if len(self._subscriptions) >= count:
                     return
-                if self.over:
-                    break
-                change = self._changes.next()
-            if not await self._changes.came(change, over):
+                change = None if self.over else self._changes.next()
+            if change is None or not await self._changes.came(change, over):
                 break
         raise self._too_few(count, timeout)
 
     def _too_few(self, count: int, timeout: float) -> TimeoutError:
-        why = f"; {self.over}" if self.over else f" within {timeout:g} s"
-        return TimeoutError(f"{self.topic} has {self.subscribers} subscribers and not {count}{why}")
+        return TimeoutError(f"{self.topic} has {self.subscribers} subscribers and not {count}" + (
+            f"; {self.over}" if self.over else f" within {timeout:g} s"))
 
     # Its end.
 

@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 
 from pyzmp.exceptions import MalformedMessage
-from pyzmp.home import Demand, in_context
+from pyzmp.home import Demand, Subscription, in_context
 from pyzmp.protocol import codec
 from pyzmp.protocol.envelope import Cancel, Code, Failure, Parcel, Reply, Request, Subscribe, Taken
 from pyzmp.protocol.feed import MAX, Full
 from pyzmp.protocol.schema import Type
-from pyzmp.publisher import Publisher, Subscription
+from pyzmp.publisher import Publisher
 from pyzmp.transport.outbox import Flushed
 from pyzmp.transport.server import Peer, Server
 
@@ -28,11 +28,11 @@ class Publishing:
     """What is published on one loop.  But for `gathers` it is for the loop's thread.
 
     *server* is where its turns are counted, and *servers* are all whose callers may subscribe.  *hosts* tells whether
-    the node of a name lives on the loop too.
+    the node of a name lives on the loop too, where that member of the domain says to be it.
     """
 
     def __init__(self, server: Server, servers: Callable[[], Iterable[Server]],
-                 hosts: Callable[[str], bool] = lambda node: False) -> None:
+                 hosts: Callable[[str, str], bool] = lambda node, caller: False) -> None:
         self.loop, self.hosts = server.loop, hosts
         self._turn, self._servers = server.turn, servers
         self._publishers: dict[tuple[str, str], Publisher] = {}

@@ -25,6 +25,7 @@ from pyzmp.protocol.envelope import (
     Subscribed,
     Taken,
 )
+from pyzmp.protocol.feed import AROUND
 from pyzmp.protocol.inlet import Gap, Inlet
 from pyzmp.transport.context import Context
 from pyzmp.transport.loop import Session, session_id
@@ -32,6 +33,7 @@ from pyzmp.transport.outbox import guarded
 
 PAUSES = 0.1, 1.0  # seconds before a publisher is tried again: the first, doubled up to the last
 QUIET = 10.0  # seconds between two lines about the gaps of one publisher
+FORMER = 4  # windows of what came that may wait untaken where a session is begun anew
 ACKNOWLEDGE = 0.1  # seconds after which a publisher knows what was taken, where nothing tells him before
 
 log = logging.getLogger("pyzmp.topic")
@@ -232,22 +234,33 @@ class Source:
     def __init__(self, node: str, topic: str, inlet: Inlet, sink: Sink, listener: Listener) -> None:
         self.node, self.topic, self.inlet = node, topic, inlet
         self.stands = False
+        self.early = False  # whether the subscription was there before the publisher, at the last `connect`
         self.malformed = 0  # messages of the protocol that cannot be
         self.shape = b""  # what is published, once that stood
         self.reach = Reach()
         self._sink, self._listener = sink, listener
         self._opened: Opened | None = None
         self._batches: deque[Batch] = deque()  # of this session, not taken to the end
+        self._former: list[Batch] = []  # of sessions before, of which nobody is told any more
 
     @property
     def tries(self) -> bool:
         """Whether there is a session, though perhaps without an answer yet."""
         return self._opened is not None
 
-    def connect(self, intake: Intake, address: str, loop: str, subscribe: Subscribe) -> None:
-        """Begin a session.  Raises as `Intake.open` does."""
-        self._batches = deque()
-        wanted = replace(subscribe, node=self.node, topic=self.topic, since=self.inlet.since)
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits untaken of former sessions that there is to be none anew: four windows and more."""
+        waiting, bounds = [*self._former, *self._batches], self.inlet.bounds
+        count = sum(batch.left for batch in waiting)
+        size = AROUND * count + sum(batch.size * batch.left // len(batch.bodies) for batch in waiting)
+        return count >= FORMER * max(1, bounds.window) or size >= FORMER * bounds.window_size
+
+    def connect(self, intake: Intake, address: str, loop: str, subscribe: Subscribe, *, early: bool = False) -> None:
+        """Begin a session, where there is none.  Raises as `Intake.open` does."""
+        self._former = [batch for batch in (*self._former, *self._batches) if batch.left]
+        self._batches, self.early = deque(), early
+        wanted = replace(subscribe, node=self.node, topic=self.topic, since=self.inlet.since, early=early)
         self._opened = intake.open(address, loop, wanted, self)
 
     def arrived(self, parcel: Parcel) -> None:
@@ -284,7 +297,7 @@ class Source:
         self._sink.put(batch)
 
     def _stands(self, message: Subscribed) -> None:
-        gap = self.inlet.subscribed(message.life, message.number)
+        gap = self.inlet.subscribed(message.life, message.number, early=self.early)
         self.stands, self.shape = True, message.shape
         self._listener.confirmed(self)
         if gap is not None:

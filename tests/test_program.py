@@ -13,7 +13,9 @@ import pytest
 
 import pyzmp
 from pyzmp import runtime
-from pyzmp.program import KIND, Program
+from pyzmp.program import KIND, Program, name_of
+from pyzmp.protocol.facts import Member
+from pyzmp.registry.domain import check_node_name
 
 alerts = pyzmp.Topic(str, "house/alerts", keep=1)
 
@@ -25,9 +27,43 @@ def test_a_program_publishes_with_one_line_and_others_find_it(script: Any) -> No
     alerts.publish("fire")
     result = script(listens)
     assert (result.code, result.out) == (0, "fire\n"), result.err
-    me = runtime.current().member.id
-    node = pyzmp.graph().node(me)
-    assert (node.kind, node.publishes) == (KIND, ("house/alerts",))
+    node, = pyzmp.graph().nodes
+    assert (node.name, node.kind, node.publishes) == (name_of(runtime.current().member), KIND, ("house/alerts",))
+
+
+@pytest.mark.parametrize(("program", "name"), [("slow.py", "slow.py[42]-0d673c87"), ("-c", "python[42]-0d673c87"),
+                                               ("", "python[42]-0d673c87"), ("a b*/\n", "a_b_[42]-0d673c87")])
+def test_it_is_called_by_its_program(program: str, name: str) -> None:
+    member = Member("0d673c87ddaba05d", "host", 42, "7", program)
+    assert name_of(member) == check_node_name(name)
+
+
+def test_what_a_short_program_publishes_is_heard_by_those_who_were_there(
+        script: Any, eventually: Callable[..., None]) -> None:
+    shot = "import pyzmp; pyzmp.Topic(str, 'one/shot').publish('x')"
+    heard: list[str] = []
+
+    class Listens(pyzmp.Node):
+        kind = "thread"
+
+        @pyzmp.subscribe("one/shot")
+        def hear(self, message: pyzmp.Message[str]) -> None:
+            heard.append(message.node)
+    with Listens("listens"), pyzmp.Topic(str, "one/shot").subscribe(timeout=15) as shots:
+        result = script.python("-c", shot)
+        assert (result.code, result.out, result.err) == (0, "", "")
+        message = next(shots.messages())
+        assert (message.value, message.number) == ("x", 0)
+        eventually(lambda: heard == [message.node])
+        assert message.node.startswith("python[")
+
+
+def test_a_program_that_has_published_nothing_waits_for_nobody_when_it_ends() -> None:
+    assert alerts.subscribers == 0
+    assert not runtime.in_use()  # to look makes no publisher
+    alerts.on_demand(lambda wanted: None)
+    program = Program.of(runtime.current())
+    assert program.publisher("house/alerts", alerts.typed(), 0, lambda timeout: 1.0).awaited() == 0
 
 
 def test_it_sees_its_subscribers_and_is_told_of_them(eventually: Callable[..., None]) -> None:
@@ -63,11 +99,12 @@ def test_it_tells_its_accounts_before_the_graph_has_heard_of_it() -> None:
     assert alerts.accounts() == asyncio.run(alerts.aaccounts()) == []
 
 
-def test_of_one_name_as_much_is_kept_as_any_of_its_topics_asks_for() -> None:
+def test_of_one_name_as_much_is_kept_as_any_of_its_topics_asks_for(eventually: Callable[..., None]) -> None:
     numbers, more = pyzmp.Topic(int, "house/numbers"), pyzmp.Topic(int, "house/numbers", keep=2)
     for number in range(3):
         numbers.publish(number)
         more.publish(number)
+    eventually(lambda: pyzmp.graph().topics)  # those who were there before get all
     with numbers.subscribe(history=9, timeout=10) as subscription:
         assert [next(subscription), next(subscription)] == [2, 2]
 
@@ -93,7 +130,7 @@ def test_it_ends_with_the_runtime_and_begins_anew_with_the_next() -> None:
 
 def test_one_that_publishes_and_ends_at_once_complains_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        for _ in range(6):
+        for _ in range(2):
             alerts.publish("fire")
             runtime.reset()
         gc.collect()

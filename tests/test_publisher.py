@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import threading
 import time
@@ -26,7 +27,7 @@ from pyzmp.protocol.envelope import (
     Subscribed,
     Taken,
 )
-from pyzmp.protocol.feed import Full
+from pyzmp.protocol.feed import YOUNG, Full
 from pyzmp.protocol.schema import Type
 from pyzmp.publisher import Publisher
 from pyzmp.publishing import Publishing
@@ -79,7 +80,8 @@ class World:
         self.loop = asyncio.get_running_loop()
         self.server = Server(context, self.loop, "loop", on_parcel=self._arrived,
                              on_end=self._parted)
-        self.home = Publishing(self.server, lambda: [self.server], lambda node: node == "beside")
+        self.home = Publishing(self.server, lambda: [self.server],
+                               lambda node, caller: (node, caller) == ("beside", "me"))
         self.address = self.server.bind(address)
         self.publisher: Publisher = self.home.publisher("n", "n/t", Type.of(int), **more)
 
@@ -211,9 +213,12 @@ def test_a_type_that_does_not_fit_is_refused_naming_both(run: Any) -> None:
     async def test(world: World, reader: Readers) -> None:
         wrong = reader().subscribe(shape=Type.of(str).shape)
         await world.until(lambda: wrong.of(Failure))
-        text = wrong.of(Failure)[0].text
-        assert "int" in text
-        assert "str" in text
+        assert wrong.of(Failure)[0].text == "'n' publishes it as int"  # and the subscriber knows what it expects
+        world.home.publisher("n", "n/list", Type.of(list[int]))
+        nested = reader().subscribe(topic="n/list", shape=Type.of(list[str]).shape)
+        await world.until(lambda: nested.of(Failure))
+        assert re.fullmatch(r"'n' publishes it as list\[int\]: .*published int, expected str",
+                            nested.of(Failure)[0].text)
         unknown = reader().subscribe(topic="n/other")
         await world.until(lambda: unknown.of(Failure))
         assert "n/other" in unknown.of(Failure)[0].text
@@ -389,13 +394,68 @@ def test_who_asked_for_it_holds_the_publisher_up_until_there_is_room(run: Any) -
 
 def test_a_subscriber_on_the_very_loop_is_not_waited_for(run: Any) -> None:
     async def test(world: World, reader: Readers) -> None:
-        slow = reader(takes=False).subscribe(full=Full.BLOCK, length=2, who="beside")
+        slow = reader("me", takes=False).subscribe(full=Full.BLOCK, length=2, who="beside")
         await world.publisher.await_for(1, 10 * SCALE)
         world.put(0)
         world.put(1)
         with pytest.raises(DeadlockError, match="apublish"):
             world.put(2)
         assert slow.ended == ""
+    run(test)
+
+
+def test_a_stranger_who_calls_himself_a_node_of_the_loop_is_waited_for(run: Any) -> None:
+    async def test(world: World, reader: Readers) -> None:
+        reader("stranger", takes=False).subscribe(full=Full.BLOCK, length=2, who="beside")
+        await world.publisher.await_for(1, 10 * SCALE)
+        world.put(0)
+        world.put(1)
+        with pytest.raises(PublishTimeout, match="'beside' has had no room"):
+            world.put(2, timeout=0.01)
+    run(test)
+
+
+def test_a_young_publisher_keeps_all_for_those_who_were_there_before_it(run: Any) -> None:
+    async def test(world: World, reader: Readers) -> None:
+        for value in range(100):
+            world.put(value)
+        early, late = reader().subscribe(early=True), reader().subscribe(history=9)
+        latest = reader().subscribe(early=True, length=1)
+        blocks = reader().subscribe(early=True, length=4, full=Full.BLOCK)
+        await world.until(lambda: len(early.values) == len(blocks.values) == 100)
+        await world.publisher.await_for(4, 10 * SCALE)
+        world.put(100)
+        await world.until(lambda: all(each.values[-1:] == [100] for each in (early, late, blocks)))
+        assert early.values == blocks.values == list(range(101))
+        assert late.values == [98, 99, 100]
+        latest.session.send(Taken(1, 0, 1, 1 << 20))
+        await world.until(lambda: latest.values)
+        assert latest.values == [100]
+        assert latest.of(Subscribed)[0].number == 99  # and no more, as it holds one
+    run(test, keep=2)
+
+
+def test_it_is_young_until_a_while_after_the_graph_has_heard_of_it(run: Any) -> None:
+    async def test(world: World, reader: Readers) -> None:
+        asked: list[tuple[float, Callable[[], None]]] = []
+        publisher = world.publisher
+        assert publisher.awaited() == 0
+        world.put(1)
+        assert publisher.awaited() == YOUNG / 2
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(world.loop, "call_later", lambda pause, callback: asked.append((pause, callback)))
+            publisher.appeared()
+            publisher.appeared()
+        assert 0 < publisher.awaited() <= YOUNG / 2
+        (pause, grow), = asked
+        assert pause == YOUNG
+        before = reader().subscribe(early=True)
+        await publisher.await_for(1, 10 * SCALE)
+        grow()
+        after = reader().subscribe(early=True)
+        await publisher.await_for(2, 10 * SCALE)
+        world.put(2)
+        await world.until(lambda: before.values == [1, 2] and after.values == [2])
     run(test)
 
 

@@ -77,12 +77,14 @@ class Scene:
     """A publisher and a subscription on one loop, with a socket between them."""
 
     def __init__(self, context: Context, folder: Path, *, full: int = Full.DROP_OLDEST, length: int = 0, keep: int = 0,
-                 hungry: bool = False) -> None:
+                 hungry: bool = False, young: bool = False) -> None:
         loop = asyncio.get_running_loop()
         self.server = Server(context, loop, "there", on_parcel=self.arrived,
                              on_end=self._parted)
         self.publishing = Publishing(self.server, lambda: [self.server])
         self.publisher: Publisher = self.publishing.publisher("lamp", "lamp/light", Type.of(str), keep)
+        if not young:
+            self.publisher._grow()
         self.address = self.server.bind(f"ipc://{folder}/socket")
         self.intakes: dict[asyncio.AbstractEventLoop, Intake] = {}
         self.context, self.loop = context, loop
@@ -100,9 +102,9 @@ class Scene:
     def intake(self) -> Intake:
         return Intake.of(self.intakes, self.context, self.loop, "caller")
 
-    async def connect(self) -> None:
+    async def connect(self, *, early: bool = False) -> None:
         before = len(self.heard.events)
-        self.source.connect(self.intake, self.address, "there", self.subscribe)
+        self.source.connect(self.intake, self.address, "there", self.subscribe, early=early)
         await until(lambda: len(self.heard.events) > before)
 
     async def publish(self, count: int) -> None:
@@ -248,12 +250,59 @@ def test_a_new_session_goes_on_where_the_old_one_was_cut(context: Context, tmp_p
     run(test)
 
 
+def test_whoever_was_there_first_gets_all_from_a_young_publisher(context: Context, tmp_path: Path) -> None:
+    async def test() -> None:
+        scene = Scene(context, tmp_path, young=True)
+        await scene.publish(5)
+        await scene.connect(early=True)
+        await until(lambda: len(scene.sink.numbers) == 5)
+        scene.intake.close()
+        await until(lambda: not scene.publisher.subscribers)
+        await scene.publish(2)
+        await scene.connect(early=True)  # goes on where it was
+        await until(lambda: len(scene.sink.numbers) == 7)
+        assert scene.sink.numbers == list(range(7))
+        assert scene.source.inlet.lost == 0
+        await scene.close()
+    run(test)
+
+
+def test_whoever_was_there_first_is_told_what_was_kept_no_more(context: Context, tmp_path: Path) -> None:
+    async def test() -> None:
+        scene = Scene(context, tmp_path, keep=2)
+        await scene.publish(5)
+        await scene.connect(early=True)
+        await until(lambda: len(scene.sink.numbers) == 2)
+        assert scene.heard.events == ["confirmed", Gap(0, 3, dropped=False)]
+        assert scene.source.inlet.lost == 3
+        await scene.close()
+    run(test)
+
+
+def test_what_waits_untaken_of_former_sessions_is_bounded(context: Context, tmp_path: Path) -> None:
+    async def test() -> None:
+        scene = Scene(context, tmp_path, length=4)  # a window of two
+        for session in range(4):
+            assert not scene.source.crowded
+            await scene.connect()
+            await scene.publish(2)
+            await until(lambda number=2 * session + 2: len(scene.sink.numbers) == number)
+            scene.intake.close()
+            await until(lambda: not scene.publisher.subscribers)
+        assert scene.source.crowded
+        list(scene.sink.batches[0].begin(list(scene.sink.batches[0].bodies)))
+        assert not scene.source.crowded
+        await scene.connect()
+        await scene.close()
+    run(test)
+
+
 def test_a_refusal_and_an_end_are_told(context: Context, tmp_path: Path) -> None:
     async def test() -> None:
         scene = Scene(context, tmp_path)
         scene.subscribe = Subscribe(0, "-", "-", 0, 0, SIZE, shape=Type.of(int).shape)
         await scene.connect()
-        assert "published str, expected int" in scene.heard.events[0]
+        assert "'lamp' publishes it as str" in scene.heard.events[0]
         assert not scene.source.tries
         assert not scene.intakes
         scene.subscribe = Subscribe(0, "-", "-", 0, 0, SIZE)

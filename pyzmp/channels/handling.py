@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
+import inspect
 import threading
 import time
 from collections import deque
@@ -14,14 +14,13 @@ from operator import length_hint
 from typing import Any
 
 from pyzmp.channels.expecting import is_async
+from pyzmp.channels.failing import Failing
 from pyzmp.channels.message import Event
 from pyzmp.channels.opening import Opening
 from pyzmp.protocol.batch import Batch
 
 TURN = 0.002  # seconds for which messages are handled before the loop's other business has its turn
 AT_ONCE = 64  # messages between two looks at the clock, at most
-
-log = logging.getLogger("pyzmp.topic")
 
 
 class Handling:
@@ -37,7 +36,7 @@ class Handling:
     def __init__(self, node: str, loop: asyncio.AbstractEventLoop, context: contextvars.Context, opening: Opening,
                  handler: Callable[[Any], Any], *, messages: bool,
                  on_event: Callable[[Event], object] | None) -> None:
-        self.failed = 0
+        self._failing, self._events = Failing(), Failing()
         self.acknowledge: Callable[[], object] = lambda: None
         self.wants: Callable[[], object] = lambda: None
         self._node, self._loop, self._context, self._opening = node, loop, context, opening
@@ -50,7 +49,13 @@ class Handling:
         self._busy = self._closed = False
         self._chunk = 1
         self._awaits = is_async(handler)
+        self._said: Any = None  # by a plain function, to be awaited as the first thing
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def failed(self) -> int:
+        """How often the handler has raised."""
+        return self._failing.count
 
     @property
     def received(self) -> int:
@@ -76,6 +81,11 @@ class Handling:
         self._closed = True
         self._items.clear()
         self._values = iter(())
+        self._failing.tell_rest()
+        self._events.tell_rest()
+        said, self._said = self._said, None
+        if inspect.iscoroutine(said):  # not begun yet
+            said.close()
         task = self._task
         if task is None or task is asyncio.current_task(self._loop):
             return None
@@ -98,7 +108,7 @@ class Handling:
         over = time.monotonic() + TURN
         while self._next():
             self._handle_chunk()
-            if time.monotonic() > over:
+            if self._awaits or time.monotonic() > over:
                 self._loop.call_soon(self._go_on)
                 break
 
@@ -109,7 +119,10 @@ class Handling:
             if self._closed:  # by the handler itself
                 break
             try:
-                handler(value)
+                said = handler(value)
+                if said is not None and inspect.isawaitable(said):
+                    self._awaits, self._said = True, said  # such as a lambda's over an async function
+                    break
             except BaseException as error:  # also SystemExit: it would end the loop, and all nodes that share it
                 self._raised(error)
         quick = time.monotonic() - begun < TURN / 4
@@ -120,21 +133,28 @@ class Handling:
     async def _handle_all(self) -> None:
         """Handle what is there, and what comes meanwhile."""
         over = time.monotonic() + TURN
+        said, self._said = self._said, None
+        await self._handle_one(lambda _: said, None)
         while self._next():
             for value in self._values:
                 if self._closed:
                     break
-                try:
-                    await self._handler(value)
-                except GeneratorExit:  # the loop was closed over it
-                    raise
-                except BaseException as error:
-                    if isinstance(error, asyncio.CancelledError) and self._over():
-                        raise
-                    self._raised(error)
+                await self._handle_one(self._handler, value)
                 if time.monotonic() > over:
                     await asyncio.sleep(0)
                     over = time.monotonic() + TURN
+
+    async def _handle_one(self, handler: Callable[[Any], Any], value: Any) -> None:
+        try:
+            said = handler(value)
+            if said is not None and inspect.isawaitable(said):
+                await said
+        except GeneratorExit:  # the loop was closed over it
+            raise
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and self._over():
+                raise
+            self._raised(error)
 
     # Both.
 
@@ -165,18 +185,18 @@ class Handling:
         self._counted, self._batch = (self._counted[0] + batch.taken, None), None
         self.acknowledge()
 
-    def _call(self, callback: Callable[[Any], object], value: Any) -> None:
+    def _call(self, callback: Callable[[Event], object], event: Event) -> None:
         try:
-            callback(value)
+            callback(event)
         except BaseException as error:
-            log.exception("%r raised, which %r has told of its subscriptions", callback, self._node)
+            shown = f"the callback {callback!r} of {self._node!r}, for events,"
+            self._events.raised(event, shown, error)
             self._pass_on(error)
 
     def _raised(self, error: BaseException) -> None:
-        self.failed += 1
-        topic = self._batch.source.topic if self._batch is not None else "a topic"
-        log.error("%s: the handler %s of %r raised; it goes on", topic,
-                  getattr(self._handler, "__qualname__", self._handler), self._node, exc_info=error)
+        if self._batch is not None:
+            shown = f"the handler {getattr(self._handler, '__qualname__', self._handler)} of {self._node!r}"
+            self._failing.raised(self._batch.source, shown, error)
         self._pass_on(error)
 
     def _pass_on(self, error: BaseException) -> None:

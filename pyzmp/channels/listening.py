@@ -127,6 +127,7 @@ class Listening:
             return
         self._handled[handled] = None
         self.context.copy().run(handled.sources.begin)  # what it calls later is the node's, too
+        handled.sources.warn()
         self._announce()
 
     def forget(self, handled: Handled) -> None:

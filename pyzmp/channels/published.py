@@ -65,6 +65,10 @@ class Published:
             known.keep(topic.keep)
         return known
 
+    def known(self, name: str) -> Publisher | None:
+        """Where the node publishes the full *name* already."""
+        return self._named.get(name)
+
     def facts(self, owner: str) -> list[Fact]:
         """All of them, as the graph is to have them."""
         return [self._fact(publisher, owner) for publisher in self._all()]
@@ -74,6 +78,11 @@ class Published:
         self._here = here
         for publisher in self._all():
             self._publishing.open(publisher)
+
+    def appeared(self) -> None:
+        """The graph has heard of all that the `facts` were of."""
+        for publisher in self._all():
+            publisher.appeared()
 
     def _announce(self, name: str) -> None:
         if self._here is not None and not self._left:
@@ -85,6 +94,7 @@ class Published:
         while True:
             try:
                 await here.announce([self._fact(self._named[name], here.member.id)])
+                self._named[name].appeared()
                 return
             except AnnouncementRefused as error:  # the node was lost
                 log.warning("%s cannot publish %s: %s", self._node, name, error)

@@ -12,15 +12,18 @@ from concurrent.futures import Future
 from pyzmp import runtime
 from pyzmp.channels.message import Event, Joined, Left, Refused
 from pyzmp.channels.message import Gap as Missed
+from pyzmp.channels.nobody import nobody
 from pyzmp.channels.selection import Selection
 from pyzmp.channels.terms import Terms
 from pyzmp.exceptions import TopicMismatch
+from pyzmp.program import name_of
 from pyzmp.protocol.envelope import Code, Failure, Subscribe
-from pyzmp.protocol.facts import NodeFact, PublisherFact
+from pyzmp.protocol.facts import NodeFact
 from pyzmp.protocol.feed import Bounds
 from pyzmp.protocol.inlet import Gap, Inlet
 from pyzmp.subscribing import ACKNOWLEDGE, PAUSES, Intake, Sink, Source
 
+ALONE = 5.0  # seconds after which it is said that no publisher was found
 GONE = 64  # publishers that are gone of which it is known what was the next to come
 
 log = logging.getLogger("pyzmp.topic")
@@ -41,12 +44,15 @@ class Sources:
         self._bounds = Bounds.of(terms.length, terms.size)
         shape = selection.type.shape if selection.type is not None else b""
         self._subscribe = Subscribe(0, "-", "-", terms.full, terms.length, terms.size, terms.history, shape,
-                                    who=terms.who or f"{here.member.program}[{here.member.pid}]")
+                                    who=terms.who or name_of(here.member))
         self._sources: dict[tuple[str, str], Source] = {}
         self._gone: dict[tuple[str, str], Source] = {}
         self._forgotten = [0, 0]  # dropped and lost, of publishers that are gone
         self._known: list[Source] | None = None  # those at the beginning, once it has begun
         self._opening = True
+        self._before: dict[tuple[str, str], tuple[int, int]] | None = None  # who was known first: its incarnation
+        self._first = False  # whether there was no registry when it began: who comes with the first one comes after it
+        self._alone: asyncio.TimerHandle | None = None  # until it is said that nobody is there
         self._unhook: Callable[[], None] = lambda: None
         self._due = False
         self._timer: asyncio.TimerHandle | None = None
@@ -98,16 +104,36 @@ class Sources:
         """Look for publishers from now on."""
         if self.closed:
             return
-        self._unhook = self._here.replica.attend(self._changed, endless=True)
+        replica = self._here.replica
+        self._first = replica.view.position is None and not (replica.address or replica.trouble)
+        self._unhook = replica.attend(self._changed, endless=True)
         self._look()
         self._known = list(self._sources.values())
         self._settle()
 
+    def warn(self) -> None:
+        """Say so once where nobody is found in some seconds, unless that is a pattern's; in the loop's thread."""
+        pattern = self.selection.pattern
+        if not (self.closed or self._sources or (pattern is not None and not pattern.plain)):
+            self._alone = self._loop.call_later(ALONE, self._warn)
+
+    def _warn(self) -> None:
+        if not self._here.closed:
+            log.warning("a subscription%s has found no publisher in %g s: %s", self._who(), ALONE, self.nobody())
+
+    def _no_warning(self) -> None:
+        if self._alone is not None:
+            self._alone.cancel()
+
+    def nobody(self) -> str:
+        """That nobody publishes it, as far as is known; empty where a publisher was found.  For any thread."""
+        return "" if self._sources else nobody(self._here, self.selection)
+
     def told(self) -> None:
         """Whoever subscribed knows now what came of it; what is refused from now on is logged."""
-        self._opening = False
+        opening, self._opening = self._opening, False
         for source in self._known or ():
-            if source.reach.refused and not self.closed:
+            if opening and source.reach.refused and not self.closed:
                 self._log_refused(source)
 
     def _changed(self) -> None:
@@ -123,19 +149,24 @@ class Sources:
         self._due = False
         if self.closed or self._here.closed:
             return
-        chosen, facts = self.selection, self._here.replica.view.facts
-        selected = {(fact.node, fact.topic): fact
+        chosen, view = self.selection, self._here.replica.view
+        position, facts = view.position, view.facts  # in that order: these may be known by the next moment
+        selected = {(fact.node, fact.topic)
                     for fact in facts.selected(name=chosen.pattern, mark=chosen.mark, node=chosen.node)}
+        nodes = {place: node for place in selected if (node := facts.node(place[0])) is not None and node.addresses}
+        if self._before is None and position is not None:
+            first = position.epoch.counter if self._first else -1
+            self._before = {place: node.incarnation for place, node in nodes.items() if node.incarnation[0] != first}
         for place, source in list(self._sources.items()):
             if place not in selected and not source.tries:
                 self._drop(place)
-        for place, fact in selected.items():
-            node = facts.node(fact.node)
-            if node is not None and node.addresses:
-                self._reach(place, fact, node)
+        for place, node in nodes.items():
+            self._reach(place, node)
+        if self._sources:
+            self._no_warning()
         self._settle()
 
-    def _reach(self, place: tuple[str, str], fact: PublisherFact, node: NodeFact) -> None:
+    def _reach(self, place: tuple[str, str], node: NodeFact) -> None:
         """Have a session with a publisher, unless there is one, or it is not the time."""
         source = self._sources.get(place)
         if source is None:
@@ -150,12 +181,16 @@ class Sources:
             self._left(source, "it was started anew elsewhere", stood=stood)
         elif reach.at == at and (reach.refused or now < reach.due):
             return
+        elif source.crowded:
+            self._try_again(source)
+            return
         reach.at, reach.refused = at, ""
         target = self._here.target(node)
         reach.nowhere = not target.address
         try:
             intake = Intake.of(self._here.sessions.intakes, self._here.context, self._loop, self._here.member.id)
-            source.connect(intake, target.address, target.loop, self._subscribe)
+            early = self._before is not None and self._before.get(place) != node.incarnation
+            source.connect(intake, target.address, target.loop, self._subscribe, early=early)
         except Exception as error:  # the others are to be reached nevertheless
             log.debug("%s of %r cannot be reached: %s", source.topic, source.node, error)
             self._try_again(source)
@@ -212,13 +247,18 @@ class Sources:
         self._tell(Missed(source.topic, source.node, gap.number, gap.count, gap.dropped))
         self._log_gaps(source, source.reach.gap(gap, time.monotonic()))
 
+    def _who(self) -> str:
+        return f" of {self._terms.who!r}" if self._terms.who else ""
+
     def _log_gaps(self, source: Source, gaps: tuple[int, int]) -> None:
-        (dropped, lost), who = gaps, f" of {self._terms.who!r}" if self._terms.who else ""
+        (dropped, lost), who = gaps, self._who()
+        level = logging.DEBUG if self._terms.latest else logging.WARNING
         if dropped:
-            log.log(logging.DEBUG if self._terms.latest else logging.WARNING, "%s of %r: %d messages were dropped, as "
-                    "the queue of the subscription%s was full", source.topic, source.node, dropped, who)
+            log.log(level, "%s of %r: %d messages were dropped, as the queue of the subscription%s was full",
+                    source.topic, source.node, dropped, who)
         if lost:
-            log.warning("%s of %r: %d messages for the subscription%s were lost", source.topic, source.node, lost, who)
+            log.log(level, "%s of %r: %d messages for the subscription%s were lost", source.topic, source.node, lost,
+                    who)
 
     def ended(self, source: Source, reason: str, *, stood: bool, died: bool) -> None:
         """A publisher has ended, or the session with it."""
@@ -274,6 +314,7 @@ class Sources:
         self._unhook()
         if self._timer is not None:
             self._timer.cancel()
+        self._no_warning()
         for source in list(self._sources.values()):
             source.close()
             self._log_gaps(source, source.reach.rest())

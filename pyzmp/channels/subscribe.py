@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import msgspec
 
-from pyzmp.channels.expecting import expecting
+from pyzmp.channels.expecting import check_argument, expecting
 from pyzmp.channels.message import Message
 from pyzmp.channels.selection import Selection
 from pyzmp.channels.terms import FullQueue, Terms, terms_of
@@ -44,8 +44,8 @@ class Listens(msgspec.Struct, frozen=True):
         return selection
 
     def handled(self, handler: Callable[..., Any]) -> Selection:
-        """The same, with the type that the bound *handler* expects."""
-        return expecting(self.selection(), handler, f"handler {getattr(handler, '__qualname__', handler)}")
+        """The same, with the type that the bound *handler* expects; InvalidAnnotation where nobody knows that."""
+        return expecting(self.selection(), handler, f"handler {getattr(handler, '__qualname__', handler)}", known=True)
 
     def terms(self, who: str) -> Terms:
         """What the node *who* asks them for."""
@@ -69,7 +69,7 @@ def subscribe(topic: Topic[T], /, *, full: FullQueue = ..., length: int | None =
 @overload
 def subscribe(topic: str, /, *, full: FullQueue = ..., length: int | None = ..., size: int = ...,
               history: int = ...) -> _HandlesAny: ...
-def subscribe(topic: Any, /, *, full: FullQueue = "drop_oldest", length: int | None = None, size: int = SIZE,
+def subscribe(topic: Any = None, /, *, full: FullQueue = "drop_oldest", length: int | None = None, size: int = SIZE,
               history: int = 0) -> Any:
     """Declare a method to be called with what the publishers of *topic* publish, while its node runs.
 
@@ -84,14 +84,22 @@ def subscribe(topic: Any, /, *, full: FullQueue = "drop_oldest", length: int | N
     """
     terms_of(full, length, size, history)
     if not isinstance(topic, str) and not hasattr(topic, "selection"):
-        raise TypeError(f"@subscribe takes a topic, a name or a pattern of names, got {topic!r}")
+        raise TypeError(f"@subscribe takes a topic, a name or a pattern of names, got {topic!r}; write "
+                        "@pyzmp.subscribe(Sensor.reading)")
     listens = Listens(topic, full, length, size, history)
     if isinstance(topic, str):
         listens.selection()
 
     def mark(function: H) -> H:
         if not inspect.isfunction(function):
+            if inspect.isfunction(getattr(function, "function", None)):
+                raise TypeError(f"{function.__qualname__} is a service, and @subscribe would make it a handler; make "
+                                "it one or the other")
             raise TypeError(f"@subscribe goes on a plain method, that gets the node as self, got {function!r}")
+        within = function.__qualname__.rpartition(".")[0]
+        if function.__name__ != "<lambda>" and (not within or within.endswith("<locals>")):
+            raise TypeError(f"@subscribe goes on a method of a class of nodes, and {function.__qualname__} is none; in "
+                            f"a program write topic.subscribe({function.__name__})")
         setattr(function, ATTRIBUTE, (listens, *getattr(function, ATTRIBUTE, ())))
         return function
     return mark
@@ -110,24 +118,16 @@ def check_handlers(cls: type) -> None:
         if hasattr(getattr(found, "__func__", None), ATTRIBUTE):
             raise TypeError(f"{shown} is a handler inside of a {type(found).__name__}; a handler is a plain method, "
                             "that gets the node as self")
+        if hasattr(getattr(found, "function", None), ATTRIBUTE):
+            raise TypeError(f"{shown} is a service and a handler; make it one or the other")
         if hasattr(found, ATTRIBUTE):
-            _check_arguments(found, shown)
+            check_argument(found, f"handler {shown}", bound=False)
             for listens in getattr(found, ATTRIBUTE):
                 with contextlib.suppress(Unresolved):  # a name that is defined later: looked up again at the start
                     expecting(listens.selection(), found.__get__(object()), f"handler {shown}")
         elif any(hasattr(vars(base).get(attribute), ATTRIBUTE) for base in cls.__mro__):
             raise TypeError(f"{shown} overrides a handler of {cls.__qualname__} without being one; put @subscribe on "
                             "it too")
-
-
-def _check_arguments(function: Callable[..., Any], shown: str) -> None:
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"handler {shown} is a generator; nobody would iterate over what it gives")
-    try:
-        inspect.signature(function).bind(None, None)
-    except TypeError:
-        raise TypeError(f"handler {shown}{inspect.signature(function)} is to take one argument besides self: the "
-                        "value, or the Message") from None
 
 
 def _members(cls: type) -> Mapping[str, Any]:

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from pyzmp import runtime
 from pyzmp.channels.arrivals import Arrivals
 from pyzmp.channels.call import ending_here, running_node
-from pyzmp.channels.expecting import expecting, is_async, wants_messages
+from pyzmp.channels.expecting import IN_THREADS, callback_for, is_async, refuse_awaitable, wants_messages
+from pyzmp.channels.failing import Failing
 from pyzmp.channels.message import Event, Message
 from pyzmp.channels.messages import Messages
 from pyzmp.channels.opening import Opening
@@ -59,7 +60,7 @@ class Subscription(Stream[T]):
         self._batch: Batch | None = None
         self._numbers: Sequence[int] = ()
         self._times: Sequence[float] = ()
-        self._failed = 0
+        self._failing, self._events = Failing(), Failing()
         self._counted: tuple[int, Batch | None] = 0, None  # what was taken before, and what is being: at one stroke
         bounds = Bounds.of(terms.length, terms.size)
         self._lump = bounds.window // 4, bounds.window_size // 4
@@ -91,7 +92,7 @@ class Subscription(Stream[T]):
     @property
     def failed(self) -> int:
         """How often its callback has raised."""
-        return self._failed
+        return self._failing.count
 
     @property
     def publishers(self) -> list[str]:
@@ -203,7 +204,8 @@ class Subscription(Stream[T]):
             self._took(batch)
 
     def _late(self) -> TimeoutError:
-        return TimeoutError(f"nothing has come of {self._what} for {self._timeout:g} s")
+        nobody = self._sources.nobody() if self._sources is not None else ""
+        return TimeoutError(f"nothing has come of {self._what} for {self._timeout:g} s{'; ' * bool(nobody)}{nobody}")
 
     def _check_deadlock(self) -> None:
         """Raise DeadlockError where to block would hold up the only loops that something could come from."""
@@ -226,25 +228,26 @@ class Subscription(Stream[T]):
     def _calls(self, callback: Callable[[Any], object], messages: bool) -> None:
         try:
             for value in self.messages() if messages else self:
+                batch = self._batch
                 try:
-                    callback(value)
-                except BaseException:  # also an exit: it would end the subscription, which goes on until it is closed
-                    self._failed += 1
-                    source = self._batch.source if self._batch is not None else None
-                    log.exception("%s: the callback %r raised; it goes on",
-                                  self._what if source is None else f"{source.topic} of {source.node!r}", callback)
+                    refuse_awaitable(callback(value), callback)
+                except BaseException as error:  # also an exit: it would end what goes on until it is closed
+                    if batch is not None:
+                        self._failing.raised(batch.source, f"the callback {callback!r}", error)
         except Exception:
             log.exception("a subscription to %s has ended", self._what)
         finally:
+            self._failing.tell_rest()
+            self._events.tell_rest()
             self._called.put(None)
 
-    def _call(self, callback: Callable[[Any], object], value: Any) -> None:
+    def _call(self, callback: Callable[[Event], object], event: Event) -> None:
         try:
-            callback(value)
+            callback(event)
         except BaseException as error:
             if not (self._held or isinstance(error, Exception)):
                 raise  # to whoever iterates; a thread of our own would end, and nobody would know
-            log.exception("the callback %r of a subscription to %s raised", callback, self._what)
+            self._events.raised(event, f"the callback {callback!r} for events", error)
 
     # Its life.
 
@@ -298,7 +301,10 @@ class Subscription(Stream[T]):
             self._finish()
 
     def __repr__(self) -> str:
-        return f"<Subscription to {self._what}{', closed' if self._over else ''}>"
+        number = len(self.publishers)
+        shown = ["closed" if self._over else f"{number} publisher{'s' * (number != 1)}", f"{self.received} received"]
+        shown += [f"{count} {name}" for name in ("dropped", "lost", "failed") if (count := getattr(self, name))]
+        return f"<Subscription to {self._what}: {', '.join(shown)}>"
 
 
 def subscribe_to(selection: Selection, callback: Callable[[Any], object] | None = None, *,
@@ -311,7 +317,7 @@ def subscribe_to(selection: Selection, callback: Callable[[Any], object] | None 
     TopicMismatch where all of them refuse the type.  On a loop with nodes it does not wait.  With *raw* values are
     not decoded.
     """
-    selection = _checked(selection, callback, timeout, on_event)
+    selection = callback_for(selection, callback, on_event, timeout)
     listening = _listening()
     if listening is not None and callback is not None:
         terms = terms_of(full, length, size, history, who=listening.name, events=on_event is not None)
@@ -340,7 +346,7 @@ async def asubscribe_to(selection: Selection, callback: Callable[[Any], object] 
                         size: int = SIZE, history: int = 0, on_event: Callable[[Event], object] | None = None,
                         raw: bool = False) -> Subscription[Any]:
     """As `subscribe_to`, in a coroutine; it always waits."""
-    selection = _checked(selection, callback, timeout, on_event)
+    selection = callback_for(selection, callback, on_event, timeout)
     listening = _listening()
     if listening is not None and callback is not None:
         terms = terms_of(full, length, size, history, who=listening.name, events=on_event is not None)
@@ -359,21 +365,6 @@ async def asubscribe_to(selection: Selection, callback: Callable[[Any], object] 
         raise
 
 
-def _checked(selection: Selection, callback: Callable[[Any], object] | None, timeout: float | None,
-             on_event: Any) -> Selection:
-    """What a callback is for; raises TypeError for what cannot be called with it."""
-    if on_event is not None and (not callable(on_event) or is_async(on_event)):
-        raise TypeError(f"subscribe() to {selection.text}: on_event is to be a plain function, got {on_event!r}")
-    if callback is None:
-        return selection
-    if not callable(callback):
-        raise TypeError(f"subscribe() to {selection.text}: expected a function to call, got {callback!r}")
-    if timeout is not None:
-        raise TypeError(f"subscribe() to {selection.text}: a timeout is for iterating, a callback is called when "
-                        "something comes; leave one of the two out")
-    return expecting(selection, callback, f"callback {getattr(callback, '__qualname__', callback)}")
-
-
 def _listening() -> Any:
     """The listening half of the node whose code runs here."""
     life = getattr(running_node.get(), "_life", None)
@@ -386,14 +377,15 @@ def _made(selection: Selection, callback: Callable[[Any], object] | None, timeou
           raw: bool) -> Subscription[Any]:
     terms = terms_of(full, length, size, history, events=on_event is not None)
     if callback is not None and is_async(callback):
-        raise TypeError(f"subscribe() to {selection.text}: {callback!r} is async, and outside of nodes callbacks are "
-                        "called in a thread; iterate in async for")
+        raise TypeError(f"subscribe() to {selection.text}: {callback!r} is async, and {IN_THREADS}")
     return Subscription(runtime.current(), selection, terms, timeout=timeout, on_event=on_event, raw=raw)
 
 
 def _begun(made: Subscription[Any], callback: Callable[[Any], object] | None) -> Subscription[Any]:
     if callback is not None:
         made.call(callback)
+        if made._sources is not None:
+            made._post(made._sources.warn)
     ends = ending_here.get()
     if ends is not None:
         ends.add(made)

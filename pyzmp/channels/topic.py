@@ -16,7 +16,9 @@ from pyzmp import runtime
 from pyzmp.channels.accounts import Asking
 from pyzmp.channels.call import running_node, serving
 from pyzmp.channels.channel import count as counted
-from pyzmp.channels.message import Event
+from pyzmp.channels.joining import no_step
+from pyzmp.channels.message import Event, Message
+from pyzmp.channels.mistakes import check_declared, check_demand, elsewhere, refuse_assignment
 from pyzmp.channels.selection import Selection
 from pyzmp.channels.subscription import FullQueue, Subscription, asubscribe_to, subscribe_to
 from pyzmp.exceptions import PyzmpError
@@ -60,10 +62,7 @@ class Topic(Generic[T]):
     @overload
     def __init__(self, type: Any, name: str | None = None, /, *, keep: int = 0) -> None: ...
     def __init__(self, type: Any, name: str | None = None, /, *, keep: int = 0) -> None:
-        if isinstance(keep, bool) or not isinstance(keep, int):
-            raise TypeError(f"keep: expected a number of messages, got {keep!r}")
-        if keep < 0:
-            raise ValueError(f"keep: expected 0 or more messages, got {keep}")
+        check_declared(Topic, type, name, keep)
         self.keep = keep
         selects = isinstance(name, str) and "*" in name
         self._given = None if name is None else Pattern(name).text if selects else check_topic_name(name)
@@ -82,6 +81,7 @@ class Topic(Generic[T]):
     def __set_name__(self, owner: type, name: str) -> None:
         if self._owner is None and self._given is None:
             self._owner, self._attribute = owner, name
+        refuse_assignment(owner, name)
 
     def __get__(self, instance: object | None, owner: type[Any] | None = None) -> Topic[T]:
         if instance is None or self._given is not None:
@@ -148,8 +148,7 @@ class Topic(Generic[T]):
 
     def check_annotation(self) -> None:
         """Raise TypeError where the class annotates the attribute as something else than this is."""
-        given = vars(self._owner).get("__annotations__", {}).get(self._attribute)
-        if self._owner is None or given is None:
+        if self._owner is None or (given := vars(self._owner).get("__annotations__", {}).get(self._attribute)) is None:
             return
         alone = type(self._owner.__name__, (), {"__annotations__": {self._attribute: given},
                                                 "__module__": self._owner.__module__})
@@ -182,6 +181,8 @@ class Topic(Generic[T]):
         DeadlockError; use `apublish`.  Raises TypeError for a value of another type, and CannotTravel.  Any thread of
         the process where the node lives may publish; before its start nobody gets it.
         """
+        if timeout is not None:
+            seconds(timeout)
         publisher, kind = self._publisher or self._place("publish(…)"), type(value)
         if kind in self._quick and (kind not in _SIZED or len(value) < codec.THRESHOLD):  # type: ignore[arg-type]
             try:
@@ -200,6 +201,8 @@ class Topic(Generic[T]):
     async def apublish(self, value: T, /, *, timeout: float | None = None) -> None:
         """As `publish`, in a coroutine, which waits without blocking its loop."""
         publisher, encoded = self._place("apublish(…)"), self._encoded(value)
+        if timeout is not None:
+            seconds(timeout)
         if publisher is not None:
             await publisher.aput(*encoded, None, timeout)
 
@@ -232,12 +235,14 @@ class Topic(Generic[T]):
                 self._program = Program.of(here).publisher(self._given, self.typed(), self.keep, patience)
             return self._program
         if self._instance is None:
-            raise self._elsewhere(verb)
+            raise elsewhere(self.name, self._attribute, self._node, self._owner, verb)
         living = getattr(self._alive(), "_living_topics", None)
         if living is None:
             raise TypeError(f"{self._shown()}: {self._owner.__name__ if self._owner else 'its class'} is no class of "
                             "nodes; only nodes publish what is their own")
         published = living(f"{self._attribute}.{verb}")
+        if published is None and self._alive().exitcode is not None:
+            raise Over(f"{self.name} cannot be published any more: {self._alive().name!r} has stopped") from None
         self._publisher = None if published is None else published.of(self._attribute)
         return self._publisher
 
@@ -247,21 +252,24 @@ class Topic(Generic[T]):
             raise RuntimeError(f"{self._shown()} was the topic of a node that is gone")
         return instance
 
-    def _elsewhere(self, verb: str) -> Exception:
-        if self._node is not None:
-            cls = self._owner.__name__ if self._owner is not None else "its class"
-            return RuntimeError(f"{self.name} is published by {self._node!r} itself, and what {cls}.at({self._node!r}) "
-                                f"gives is for its subscribers; write self.{self._attribute}.{verb} in {cls}, and call "
-                                "a service of it from here")
-        return TypeError(f"{self._shown()} belongs to a node; publish from an instance, or give the topic a full name")
-
     # Who subscribes.
 
     @property
     def subscribers(self) -> int:
-        """How many subscriptions there are to what is published here; 0 before the start."""
-        publisher = self._place("subscribers")
-        return 0 if publisher is None else publisher.subscribers
+        """How many subscriptions there are to this very publisher: of the node, or the program, that asks.
+
+        0 before its start and after its end, and of a full name where nothing was published here yet.
+        """
+        with contextlib.suppress(Over):
+            publisher = self._known() if self._given is not None else self._place("subscribers")
+            return 0 if publisher is None else publisher.subscribers
+        return 0
+
+    def _known(self) -> Publisher | None:
+        """Where a full name is published here already."""
+        node = running_node.get()
+        published: Published | None = None if node is None else node._living_topics()
+        return (published or Program).known(self.name)
 
     def wait_for_subscribers(self, count: int = 1, *, timeout: float) -> None:
         """Wait for *count* subscriptions, which get all that is published then.
@@ -282,8 +290,7 @@ class Topic(Generic[T]):
         At once with True where there are some.  It is called on the node's loop, and in a thread of its own in a
         program without nodes; what it raises is logged.  It ends with the node.
         """
-        if not callable(callback):
-            raise TypeError(f"on_demand() of {self.name}: expected a function to call, got {callback!r}")
+        check_demand(callback, self.name)
         self._started("on_demand(…)").on_demand(callback)
 
     def _started(self, verb: str) -> Publisher:
@@ -315,21 +322,27 @@ class Topic(Generic[T]):
 
     # Subscribing.
 
-    def subscribe(self, callback: Callable[[Any], object] | None = None, /, *, timeout: float | None = None,
-                  full: FullQueue = "drop_oldest", length: int | None = None, size: int = 8 << 20, history: int = 0,
+    def subscribe(self, callback: Callable[[T], object] | Callable[[Message[T]], object] | None = None, /, *,
+                  timeout: float | None = None, full: FullQueue = "drop_oldest", length: int | None = None,
+                  size: int = 8 << 20, history: int = 0,
                   on_event: Callable[[Event], object] | None = None) -> Subscription[T]:
         """Subscribe to all that publish this, also to those that come later: `pyzmp.channels.subscription`."""
         return subscribe_to(self.selection(), callback, timeout=timeout, full=full, length=length, size=size,
                             history=history, on_event=on_event)
 
-    async def asubscribe(self, callback: Callable[[Any], object] | None = None, /, *, timeout: float | None = None,
-                         full: FullQueue = "drop_oldest", length: int | None = None, size: int = 8 << 20,
-                         history: int = 0, on_event: Callable[[Event], object] | None = None) -> Subscription[T]:
+    async def asubscribe(self, callback: Callable[[T], object] | Callable[[Message[T]], object] | None = None, /, *,
+                         timeout: float | None = None, full: FullQueue = "drop_oldest", length: int | None = None,
+                         size: int = 8 << 20, history: int = 0,
+                         on_event: Callable[[Event], object] | None = None) -> Subscription[T]:
         """As `subscribe`, in a coroutine."""
         return await asubscribe_to(self.selection(), callback, timeout=timeout, full=full, length=length, size=size,
                                    history=history, on_event=on_event)
 
     # As a value.
+
+    if not TYPE_CHECKING:  # to a type checker it is the step on the right that joins
+        def __or__(self, part: Any) -> Any:
+            return no_step(self, part)
 
     def _shown(self) -> str:
         if self._given is not None:
@@ -348,7 +361,7 @@ class Topic(Generic[T]):
         return copyreg.__newobj__, (type(self),), self.__getstate__()  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
-        text = f"<Topic {self.name}"
+        text = "<Topic" if self._given is None and self._owner is None else f"<Topic {self.name}"
         with contextlib.suppress(PyzmpError):
             text += f": {self.typed().text}"
         publisher = self._publisher or self._program

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -18,6 +19,7 @@ from pyzmp.exceptions import PyzmpError
 from pyzmp.recording import Recording
 from pyzmp.recording import record as begin
 from pyzmp.recording import replay as play
+from pyzmp.recording.file import nearest
 from pyzmp.recording.replay import LEAD
 
 
@@ -52,16 +54,18 @@ def record(path: str, topics: tuple[str, ...], full: FullQueue, size: int, histo
 
     TOPIC is a full name or a pattern, such as 'kitchen/reading', 'sensors/*' or '**'.  A FILE that is there is
     appended to.  Publishers are not held up, unless by --full block; what is dropped is counted in FILE.
+    In the end it says which of the topics nobody has published.
     """
     _log()
     with _told(), contextlib.suppress(_Over), _signals():
-        with begin(path, *topics, full=full, size=size << 20, history=history) as recorder:
+        with begin(path, *topics, full=full, size=size << 20, history=history) as recorder, contextlib.suppress(_Over):
             if recorder.cut_off is not None:
                 click.echo(f"{path} was left unfinished {recorder.cut_off}", err=True)
             click.echo(f"recording into {path}; Ctrl-C ends it")
-            with contextlib.suppress(_Over):
-                recorder.wait()
+            recorder.wait()
         click.echo(f"{recorder.messages} messages, {recorder.dropped} dropped, {recorder.lost} lost")
+        for sentence in recorder.unknown:
+            click.echo(sentence, err=True)
 
 
 @click.command()
@@ -88,7 +92,9 @@ def replay(path: str, pace: str, renamed: tuple[str, ...], topics: tuple[str, ..
     with _told(), contextlib.suppress(_Over), _signals():
         found, names = Recording(path), dict(map(_rename, renamed))
         for name in names.keys() - {publisher.topic for publisher in found.publishers}:
-            raise click.BadParameter(f"{path} has no topic {name!r}", param_hint="--rename")
+            near = nearest(name, (publisher.topic for publisher in found.publishers))
+            raise click.BadParameter(f"{path} has no topic {name!r}{near}", param_hint="--rename")
+        found.check(topics, patterns=True)
         done = play(path, *topics, pace=_pace(pace), rename=names,
                     start=_time(start, found, -inf), end=_time(end, found, inf), **same)
         missing = f"; {done.missing} were missing in the recording" if done.missing else ""
@@ -133,6 +139,7 @@ def cut(path: str, out: str, topics: tuple[str, ...], start: str | None, end: st
     """
     with _told():
         found = Recording(path)
+        found.check(topics, patterns=True)
         count = found.cut(out, *topics, start=_time(start, found, -inf), end=_time(end, found, inf))
         click.echo(f"{count} messages")
         _judge(found)
@@ -208,5 +215,15 @@ def _told() -> Iterator[None]:
     """What goes wrong is told in one line."""
     try:
         yield
-    except (PyzmpError, ValueError, OSError) as error:
+    except FileNotFoundError as error:
+        place = os.path.dirname(error.filename or "")
+        missing = f"directory {place!r}" if place and not os.path.isdir(place) else f"file {error.filename!r}"
+        raise click.ClickException(f"there is no {missing}") from error
+    except FileExistsError as error:
+        raise click.ClickException(f"the file {error.filename!r} is there already, and is not written over; name a new "
+                                   "one, or remove it") from error
+    except OSError as error:
+        told = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        raise click.ClickException(told) from error
+    except (PyzmpError, ValueError, LookupError) as error:
         raise click.ClickException(str(error)) from error

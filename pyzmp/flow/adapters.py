@@ -11,6 +11,8 @@ from pyzmp.channels.declare import every, service
 from pyzmp.channels.discovery import adiscover
 from pyzmp.channels.service import Service
 from pyzmp.exceptions import UnknownService
+from pyzmp.flow.failing import own_part
+from pyzmp.flow.naming import shown
 from pyzmp.flow.stages import Step, awaited, value_of
 from pyzmp.flow.steps import Paced
 
@@ -29,6 +31,7 @@ class Shadow(Step):
     history = 1
 
     def __init__(self, service: str | None = None, name: str | None = None, **options: Any) -> None:
+        self._about = "" if service is None else repr(service)
         super().__init__(name, **options)
         if service is not None:
             self.provides(self._latest, service)
@@ -61,10 +64,10 @@ class Ghost(Paced):
 
     def __init__(self, asked: Service[[], Any] | Callable[[], Any] | str, period: float = 1.0, name: str | None = None,
                  **options: Any) -> None:
-        super().__init__(period, name, **options)
         if not isinstance(asked, (Service, str)) and not callable(asked):
             raise TypeError(f"Ghost() takes a service, the name of one, or a function, got {asked!r}")
-        self.asked = asked
+        self.asked, self._about = asked, shown(asked)
+        super().__init__(period, name, **options)
 
     def on_start(self) -> None:
         self._counts = {"asked": 0, "failed": 0}
@@ -76,9 +79,10 @@ class Ghost(Paced):
         self._counts["asked"] += 1
         try:
             await self.send(await self._answer())
-        except Exception:
+        except Exception as error:
             self._counts["failed"] += 1
-            log.exception("%s has no answer of %r to publish; it goes on", self.name, self.asked)
+            log.exception("%s of %r has no answer to publish; it goes on", self.what, self.name,
+                          exc_info=own_part(error))
 
     async def _answer(self) -> Any:
         asked: Any = self.asked

@@ -3,26 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import index
 from typing import Any
 
 from pyzmp.channels.declare import every
 from pyzmp.channels.parameter import Parameter
 from pyzmp.channels.topic import Topic
-from pyzmp.flow.stages import Stage, Step, awaited, topic_of, value_of
+from pyzmp.exceptions import InvalidAnnotation
+from pyzmp.flow.naming import shown, told_of
+from pyzmp.flow.stages import Stage, Step, awaited, value_of
+from pyzmp.launchers.shipping import Unsendable, dumps
+from pyzmp.protocol.fits import fits
+from pyzmp.protocol.schema import Type
 
 
 class _Applied(Step):
     """A step that calls *function*, plain or async, whose annotations say what it takes."""
 
     def __init__(self, function: Callable[[Any], Any], name: str | None = None, **options: Any) -> None:
+        _check(type(self), function)
+        self.function, self._about = function, shown(function)
         super().__init__(name, **{"takes": _hints(function)[0], **options})
-        self.function = function
+
+    def start(self, timeout: float | None = None) -> Any:
+        try:
+            return super().start(timeout)
+        except Unsendable as error:
+            part = next(_unsendable(self.function), None)
+            if part is None:
+                raise
+            raise Unsendable(
+                f"cannot start {self.shown}: {part}, which its function uses, cannot be sent to a process; have the "
+                "function make its own when it is first called, write a Step that opens it in on_start, or leave out "
+                "kind='process'") from error
 
     async def call(self, value: Any) -> Any:
         return await awaited(self.function(value))
@@ -33,7 +52,17 @@ class Map(_Applied):
 
     def __init__(self, function: Callable[[Any], Any], name: str | None = None, *, type: Any = None,
                  **options: Any) -> None:
-        super().__init__(function, name, type=_hints(function)[1] if type is None else type, **options)
+        gives = _hints(function)[1]
+        super().__init__(function, name, type=gives if type is None else type, **options)
+        if type is not None:
+            self._check_result(gives)
+
+    def _check_result(self, gives: Any) -> None:
+        with contextlib.suppress(InvalidAnnotation):  # such as a class that is defined later
+            made, wanted = Type.of(gives, self.what), Type.of(self._said, self.what)
+            if reason := fits(made.shape, wanted.shape):
+                raise TypeError(f"{self.what} publishes {wanted.text}, by its type=…, and its function is annotated to "
+                                f"give {made.text}: {reason}; leave type=… out, or annotate the function as it is")
 
     async def take(self, value: Any) -> None:
         await self.send(await self.call(value))
@@ -66,10 +95,14 @@ class Window(Step):
     """
 
     def __init__(self, length: int, name: str | None = None, *, step: int | None = None, **options: Any) -> None:
-        super().__init__(name, **options)
+        for option, given in (("length", length), ("step", length if step is None else step)):
+            if isinstance(given, bool) or not hasattr(given, "__index__"):
+                raise TypeError(f"{type(self).__name__}(…): {option}: expected a number of values, got {given!r}")
         self.length, self.step = index(length), index(length if step is None else step)
-        if not 1 <= self.step <= length:
+        self._about = str(self.length)
+        if not 1 <= self.step <= self.length:
             raise ValueError(f"a window has 1 value or more, and a step of 1 to as many, got {length} and {step}")
+        super().__init__(name, **options)
 
     def on_start(self) -> None:
         self._values: list[Any] = []
@@ -92,8 +125,14 @@ class Paced(Stage):
     period.timed = True  # also where no timer has it
 
     def __init__(self, period: float = 1.0, name: str | None = None, **options: Any) -> None:
+        if not self._about:
+            self._about = repr(period)
         super().__init__(name, **options)
-        self.period = period
+        try:
+            self.period = period
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{type(self).__name__}(…): period: expected a positive, finite number of seconds, got "
+                              f"{period!r}") from None
 
 
 class Interval(Paced, Step):
@@ -137,9 +176,19 @@ class Forward(Step):
     """Publishes what it takes as another topic, *to*: ``Class.reading | Forward("house/temperature")``."""
 
     def __init__(self, to: Topic[Any] | str, name: str | None = None, **options: Any) -> None:
+        if not isinstance(to, (Topic, str)):
+            raise TypeError(f"Forward(to): expected a topic with a full name, or such a name, got {to!r}")
+        if isinstance(to, Topic) and to.full_name is None and not to.is_bound:
+            raise TypeError(f"Forward(to): {to!r} belongs to a node, which alone publishes it; expected a topic with a "
+                            "full name, such as 'house/temperature'")
+        given = to if isinstance(to, str) else to.name
+        if "*" in given:
+            raise ValueError(f"Forward(to): {given!r} is a pattern, which selects topics to subscribe to; expected one "
+                             "full name, such as 'house/temperature'")
+        with told_of(type(self)):
+            Topic(Any, given)
+        self.to, self._about = to, repr(given)
         super().__init__(name, **options)
-        self.to = to
-        topic_of(to)
 
     @property
     def output(self) -> Topic[Any]:
@@ -147,10 +196,41 @@ class Forward(Step):
         return self.to if isinstance(self.to, Topic) else Topic(super().output.annotation, self.to, keep=self._keep)
 
 
+def _check(cls: type, function: Callable[..., Any]) -> None:
+    """Raise TypeError for what cannot be called with one value, or gives many."""
+    said = f"{cls.__name__}(…): expected a function of one value"
+    if not callable(function):
+        raise TypeError(f"{said}, got {function!r}")
+    plain = function.func if isinstance(function, functools.partial) else function
+    for each in (plain, getattr(plain, "__call__", None)):  # noqa: B004 - of an object, it may be one itself
+        if inspect.isasyncgenfunction(each) or inspect.isgeneratorfunction(each):
+            raise TypeError(f"{said}, and {shown(function)} is a generator, which gives many; write a Step whose take "
+                            "sends them")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # something built in
+        return
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise TypeError(f"{said}, and {shown(function)}{signature} cannot be called with one: {error}") from None
+
+
+def _unsendable(function: Any) -> Iterator[str]:
+    """What *function* refers to that cannot be sent to a process."""
+    try:
+        found = inspect.getclosurevars(function)
+    except TypeError:  # no plain function
+        return
+    for name, value in {**found.nonlocals, **found.globals}.items():
+        try:
+            dumps(value, name=name, open_in="")
+        except Unsendable:
+            yield f"{name!r} ({type(value).__name__})"
+
+
 def _hints(function: Callable[..., Any]) -> tuple[Any, Any]:
     """What *function* takes and gives, by its annotations: Any where there are none."""
-    if not callable(function):
-        raise TypeError(f"expected a function of one value, got {function!r}")
     plain = function.func if isinstance(function, functools.partial) else function
     try:
         names = list(inspect.signature(function).parameters)

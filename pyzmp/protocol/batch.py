@@ -54,11 +54,16 @@ class Batch:
         """How many of the values were taken."""
         return max(0, self._begun - length_hint(self._values) - self._held) if self._values is not None else 0
 
+    @property
+    def left(self) -> int:
+        """How many of the messages were not taken yet."""
+        count = len(self.bodies)
+        return count if self._values is None else min(count, length_hint(self._values) + self._held)
+
     def count(self) -> tuple[int, int]:
         """How many messages were taken that were not counted before, and their bytes.  For the loop's thread."""
         count = len(self.bodies)
-        left = count if self._values is None else min(count, length_hint(self._values) + self._held)
-        taken = max(0, count - left - self._told)
+        taken = max(0, count - self.left - self._told)
         self._told += taken
         size = self.size * self._told // count - self._told_size
         self._told_size += size

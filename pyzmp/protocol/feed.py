@@ -24,6 +24,7 @@ BATCH = 64  # messages that travel together, at most
 BATCH_SIZE = 64 << 10  # and their bytes, unless one alone has more
 WINDOW = 1 << 20  # bytes that may be on their way to a subscriber, or wait with him to be taken
 SIZE = 8 << 20  # bytes that wait for one subscriber at the publisher, where nothing else is said
+YOUNG = 1.0  # seconds after everybody can know of it in which a feed is young
 MANY = 1 << 20  # messages: as good as no limit
 MAX = 1 << 40  # bytes and messages that any number may claim
 
@@ -318,12 +319,15 @@ class Feed:
         """A new subscription: from the next message on, or the last *history* ones that are kept for that.
 
         One that had messages of this very feed before goes on *since* the number it expects, and one that was there
-        *early*, before the feed, begins with the first: as far as is kept.  What was gathered is to be flushed first.
+        *early*, before the feed, begins with the first: as far as is kept, and it has room or blocks.  What was
+        gathered is to be flushed first.
         """
         if since[0] == self.life and since[1] <= self.number:
             kept = [entry for entry in self._kept if entry.number >= since[1]]
         else:
-            most = len(self._kept) if early else min(history, self._keep)
+            most = min(history, self._keep)
+            if early:
+                most = max(most, MANY if full == Full.BLOCK else min(MANY, bounds.window + bounds.queue))
             kept = list(islice(self._kept, max(0, len(self._kept) - most), None))
         outlet = Outlet(full, bounds, kept[0].number if kept else self.number)
         outlet.keep(kept)

@@ -7,8 +7,9 @@ import fcntl
 import functools
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
+from difflib import get_close_matches
 from math import inf
 from typing import Any, NamedTuple, TypeVar, overload
 
@@ -40,10 +41,19 @@ def now() -> float:
 
 
 def selection(topic: Topic[Any] | str) -> Selection:
-    """What *topic*, a full name or a pattern stands for."""
+    """What *topic*, a full name or a pattern stands for.  Raises TypeError for anything else."""
     if isinstance(topic, str):
         return Selection(topic, Pattern(topic))
+    if not isinstance(topic, Topic):
+        raise TypeError("expected a topic, such as Class.reading, or the full name or the pattern of topics, such as "
+                        f"'kitchen/reading' or 'kitchen/*', got {topic!r}")
     return topic.selection()
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence which says that there is no such topic: which of the *known* ones is nearest."""
+    near = get_close_matches(name, sorted(set(known)), 1, 0.0)
+    return f"; the nearest is {near[0]!r}" if near else "; there is no topic at all"
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -100,8 +110,13 @@ class Recording:
 
         The values of a `Topic` are what its annotation promises, others as any caller by name gets them: a dataclass
         as a dict.  Raises MalformedMessage or TypeError for a value that is none of that; nothing comes after it.
+        Raises LookupError for a topic, given by its name or at one node, that is not in the file; a pattern, or the
+        topic of a class, may select nothing.
         """
-        wanted = Wanted(topics)
+        self.check(topics)
+        return self._messages(Wanted(topics), start, end)
+
+    def _messages(self, wanted: Wanted, start: float, end: float) -> Iterator[Message[Any]]:
         for publisher, record in self.records(wanted, start, end):
             if isinstance(record, form.Message):
                 yield _message(publisher, record, wanted(publisher))
@@ -158,8 +173,10 @@ class Recording:
             end: float = inf) -> int:
         """Write some of it into another file, as `read` selects it, with what is missing there; how many messages.
 
-        Also what is left of a damaged file is saved so.  Raises FileExistsError where *path* is there already.
+        Also what is left of a damaged file is saved so.  Raises FileExistsError where *path* is there already, and
+        what `read` raises.
         """
+        self.check(topics)
         count = 0
         with Journal(os.fspath(path), fresh=True) as journal:
             for publisher, record in self.records(Wanted(topics), start, end):
@@ -171,6 +188,25 @@ class Recording:
                 elif start <= record.time < end:
                     journal.began(record.time)
         return count
+
+    def check(self, topics: Sequence[Topic[Any] | str], *, patterns: bool = False) -> None:
+        """Raise LookupError, which names the nearest, for a topic that is not in the file; *patterns*: also for these.
+
+        It reads only until all are found.
+        """
+        wanted = [chosen for chosen in map(selection, topics)
+                  if patterns or chosen.node or (chosen.pattern is not None and chosen.pattern.plain)]
+        reader, seen = form.Reader(), 0
+        records = _records(self.path, reader) if wanted else iter(())
+        for _ in records:
+            for publisher in reader.publishers[seen:]:
+                wanted = [chosen for chosen in wanted if not selects(chosen, publisher)]
+            seen = len(reader.publishers)
+            if not wanted:
+                return
+        for chosen in wanted:
+            near = nearest(chosen.text, (publisher.topic for publisher in reader.publishers))
+            raise LookupError(f"{self.path} has no topic {chosen.text!r}{near}")
 
     def records(self, wanted: Wanted, start: float = -inf, end: float = inf) -> Iterator[
             tuple[form.Publisher, form.Message | form.Gap | form.Began]]:
@@ -289,11 +325,12 @@ class Wanted:
 
     def __call__(self, publisher: form.Publisher) -> Selection | None:
         if publisher not in self._known:
-            self._known[publisher] = next((each for each in self._selections if _selects(each, publisher)), None)
+            self._known[publisher] = next((each for each in self._selections if selects(each, publisher)), None)
         return self._known[publisher]
 
 
-def _selects(wanted: Selection, publisher: form.Publisher) -> bool:
+def selects(wanted: Selection, publisher: form.Publisher) -> bool:
+    """Whether a publisher is one of the *wanted*."""
     return ((wanted.pattern is None or wanted.pattern.matches(publisher.topic))
             and (not wanted.mark or wanted.mark in publisher.marks)
             and (not wanted.node or wanted.node == publisher.node))

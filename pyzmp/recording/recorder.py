@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -19,13 +20,15 @@ from pyzmp import runtime
 from pyzmp.channels.arrivals import Arrivals
 from pyzmp.channels.message import Event, Gap, Joined, Message
 from pyzmp.channels.opening import Raw
+from pyzmp.channels.selection import Selection
 from pyzmp.channels.sources import Sources
 from pyzmp.channels.subscription import Subscription, asubscribe_to, subscribe_to
 from pyzmp.channels.terms import FullQueue, Terms, terms_of
 from pyzmp.channels.topic import Topic
 from pyzmp.channels.tray import Tray
 from pyzmp.protocol import recording as form
-from pyzmp.recording.file import Journal, now, selection
+from pyzmp.protocol.facts import PublisherFact
+from pyzmp.recording.file import Journal, nearest, now, selection, selects
 
 SIZE = 64 << 20  # bytes that wait at each publisher, where nothing else is said
 LINGER = 1.0  # seconds in which what was published before `close` is still written, at most
@@ -58,7 +61,44 @@ class Recorder:
         self._early: dict[Place, list[form.Gap]] = {}  # before the first message
         self._by: dict[Place, int] = {}  # the subscription that a topic comes from, where several select it
         self._next: dict[Place, int] = {}  # the number that comes after what was written
+        self._wanted: list[Selection] = []
+        self._facts: dict[Place, PublisherFact] = {}  # what the graph has said of each, also of those that are gone
+        self._looked: dict[int, tuple[PublisherFact, ...]] = {}
+        self._unhook: Callable[[], None] = lambda: None
         self._journal.began(now())
+
+    def _attend(self, topics: Sequence[Topic[Any] | str]) -> None:
+        """Know from now on what the graph says of those who publish *topics*: before anything of theirs can come."""
+        self._wanted = [selection(topic) for topic in topics]
+        look = weakref.WeakMethod(self._look)  # it is not kept for what is told to it
+
+        def changed() -> None:
+            if method := look():
+                method()
+        self._unhook = self._here.replica.on_change(changed)
+        weakref.finalize(self, self._unhook).atexit = False
+        self._look()
+
+    def _look(self) -> None:
+        facts = self._here.replica.view.facts
+        for which, chosen in enumerate(self._wanted):
+            found = facts.selected(name=chosen.pattern, mark=chosen.mark, node=chosen.node)
+            if found is not self._looked.get(which):
+                self._looked[which] = found
+                self._facts.update({(fact.topic, fact.node): fact for fact in found})
+
+    @property
+    def unknown(self) -> list[str]:
+        """Sentences on the topics that nobody has published so far, each with the nearest that somebody publishes."""
+        known = [fact.topic for fact in self._here.replica.view.facts.selected()]
+        return [f"nobody publishes {chosen.text!r}{nearest(chosen.text, known)}" for chosen in self._wanted
+                if not any(selects(chosen, self._known(place, b"")) for place in list(self._facts))]
+
+    def _known(self, place: Place, shape: bytes) -> form.Publisher:
+        """A publisher, with what the graph says of it."""
+        topic, node = place
+        fact = self._facts.get(place)
+        return form.Publisher(topic, node, "" if fact is None else fact.text, shape, () if fact is None else fact.marks)
 
     def _callbacks(self, which: int) -> tuple[Callable[[Message[Raw]], None], Callable[[Any], None]]:
         """What writes down the messages of subscription number *which*, and what else it tells; in its thread."""
@@ -83,7 +123,7 @@ class Recorder:
                 elif isinstance(what, Gap):
                     self._miss(place, what)
                 elif isinstance(what, Joined) and place in self._publishers:  # perhaps it is of another class now
-                    self._publishers[place] = _known(place, self._publishers[place].shape)
+                    self._publishers[place] = self._known(place, self._publishers[place].shape)
                 return
             except Exception as error:
                 self._fail(error)
@@ -93,7 +133,7 @@ class Recorder:
     def _take(self, place: Place, message: Message[Raw]) -> None:
         value, publisher = message.value, self._publishers.get(place)
         if publisher is None or publisher.shape != value.shape:
-            publisher = self._publishers[place] = _known(place, value.shape)
+            publisher = self._publishers[place] = self._known(place, value.shape)
             self._write_early(place, publisher)
         self._journal.message(publisher, message.number, message.time, value.body, value.buffers)
         self._next[place] = message.number + 1
@@ -189,6 +229,7 @@ class Recorder:
             if self._closed:
                 return
             self._closed = True
+            self._unhook()
             self._over.put(None)
             try:
                 if self.error is None:
@@ -196,7 +237,7 @@ class Recorder:
                         if number > self._next[place]:
                             self._miss(place, Gap(*place, self._next[place], number - self._next[place], False))
                     for place in list(self._early):
-                        self._write_early(place, _known(place, b""))
+                        self._write_early(place, self._known(place, b""))
             finally:
                 self._journal.close()
         if self.error is not None:
@@ -268,7 +309,9 @@ def _recorder(path: str | os.PathLike[str], topics: Sequence[Topic[Any] | str], 
     terms_of(*terms)
     for topic in topics:
         selection(topic)  # before a file is made
-    return Recorder(path)
+    recorder = Recorder(path)
+    recorder._attend(topics)
+    return recorder
 
 
 def _anything(topic: Topic[Any] | str) -> Any:
@@ -287,11 +330,3 @@ async def _positions(here: runtime.Runtime, subscription: Subscription[Any],
         return {place: source.inlet.since for place, source in probe._sources.items() if source.stands}
     finally:
         probe.close()
-
-
-def _known(place: Place, shape: bytes) -> form.Publisher:
-    """A publisher, with what the graph says of it."""
-    topic, node = place
-    facts = runtime.current().replica.view.facts.selected(node=node)
-    text, marks = next(((fact.text, fact.marks) for fact in facts if fact.topic == topic), ("", ()))
-    return form.Publisher(topic, node, text, shape, marks)

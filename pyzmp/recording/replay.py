@@ -13,7 +13,7 @@ import msgspec
 
 from pyzmp import runtime
 from pyzmp.channels.topic import Topic, patience
-from pyzmp.exceptions import DeadlockError
+from pyzmp.exceptions import DeadlockError, NodeExists
 from pyzmp.program import Program
 from pyzmp.protocol import recording as form
 from pyzmp.protocol.deadline import seconds
@@ -103,16 +103,33 @@ async def areplay(path: Path, *topics: Topic[Any] | str, pace: float | None = 1.
     return player.outcome()
 
 
+class _Beside(NodeExists):
+    """A node that lives is not to be replayed under its name; *topic* is one of those that it publishes."""
+
+    def __init__(self, name: str, owner: str, asker: str, topic: str) -> None:
+        super().__init__(name, owner, asker)
+        self.args, self.topic = (name, owner, asker, topic), topic
+
+    def __str__(self) -> str:
+        return (f"{self.name!r} lives, run by {self.owner}, and a replay does not stand in for it; replay its topics "
+                f"under other names, with rename={{{self.topic!r}: 'old/{self.topic}'}}, or --rename "
+                f"{self.topic}=old/{self.topic}, or shut it down")
+
+
 class _Player:
     """One replay: what is to be published when, and by whom."""
 
     def __init__(self, here: runtime.Runtime, recording: Recording, topics: tuple[Topic[Any] | str, ...],
-                 pace: Any, rename: Rename | None, start: float, end: float, longest: float) -> None:
+                 pace: Any, rename: Rename | None, start: float, end: float, longest: Any) -> None:
         self._here, self._program, self._recording = here, Program.of(here), recording
         if pace is not None and not (isinstance(pace, (int, float)) and 0 < pace < inf):
             raise ValueError(f"pace: expected a positive number, or None for as fast as possible, got {pace!r}")
-        if not longest >= 0:
-            raise ValueError(f"longest: expected a number of seconds, got {longest!r}")
+        if not isinstance(longest, (int, float)) or not longest >= 0:
+            raise ValueError(f"longest: expected 0 or more seconds, got {longest!r}")
+        if not (rename is None or callable(rename) or isinstance(rename, Mapping)):
+            raise TypeError("rename: expected a mapping such as {'kitchen/reading': 'old/reading'}, or a function from "
+                            f"full names to full names, got {rename!r}")
+        recording.check(topics)
         self._pace, self._longest = pace, longest
         self._selected = Wanted(topics), start, end
         self._rename = rename if callable(rename) else lambda name: (rename or {}).get(name, name)
@@ -145,8 +162,11 @@ class _Player:
         if lives and not any(topic.startswith(f"{node}/") for topic in topics):
             made = {topic: self._program.publisher(topic, kind, 0, patience) for topic, kind in typed.items()}
         else:
-            made = await self._program.stand_in(node, {topic: (typed[topic], publisher.marks)
-                                                       for topic, publisher in topics.items()}, patience)
+            try:
+                made = await self._program.stand_in(node, {topic: (typed[topic], publisher.marks)
+                                                           for topic, publisher in topics.items()}, patience)
+            except NodeExists as error:
+                raise _Beside(error.name, error.owner, error.asker, next(iter(topics))) from None
             self._stood_in.append(node)
         for publisher in self._recording.publishers:
             topic, by = self._called(publisher)

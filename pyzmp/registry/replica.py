@@ -57,7 +57,7 @@ class Replica:
         self._following = Following(self.view, member.id, self._say, self._announcer.introduce, domain)
         self._task: asyncio.Task[None] | None = None
         self._link: Link | None = None
-        self._address = ""  # of the registry that is followed, or was
+        self.address = ""  # of the registry that is followed, or was
         self._ended: asyncio.Future[str] = loop.create_future()
         self._left: asyncio.Future[str] = loop.create_future()
         self._silent = 0.0
@@ -299,7 +299,7 @@ class Replica:
         """Follow the registry at *place* until the session ends; False where it never answered."""
         self._ended, self._silent = self._loop.create_future(), 0.0
         self._following.open()
-        self._address = place.address
+        self.address = place.address
         try:
             self._link = link = place.open(self._received, self._over)
         except Exception as error:  # as above
@@ -365,7 +365,7 @@ class Replica:
         try:
             said = self._following.hear(beat, time.monotonic())
         except RegistryUnavailable as error:
-            self._report(RegistryUnavailable(f"{self._address}: {error}"))
+            self._report(RegistryUnavailable(f"{self.address}: {error}"))
             self._over(str(error))
             return
         if isinstance(said, str):

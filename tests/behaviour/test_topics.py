@@ -234,8 +234,8 @@ class Flood:
     @property
     def account(self) -> Any:
         """What the publisher knows of the process."""
-        suffix = f"[{self.process.pid}]"
-        return next(each for each in self.topic.accounts() if each.subscriber.endswith(suffix))
+        pid = f"[{self.process.pid}]"
+        return next(each for each in self.topic.accounts() if pid in each.subscriber)
 
     def taken(self) -> list[int]:
         """What the process has written down, in order and once each."""
@@ -332,3 +332,13 @@ def test_a_handler_that_raises_is_logged_with_node_and_topic(
     assert "sink" in found[0].getMessage()
     assert found[0].exc_info is not None
     caplog.clear()
+
+
+def test_what_a_short_program_publishes_is_heard_by_whoever_was_there_before(script: Any) -> None:
+    """No registry was there before it."""
+    listen = "import pyzmp\nheard = pyzmp.Topic(str, 'one/shot').subscribe(timeout=20)\nprint('there', flush=True)\n"
+    listener = script.start("-c", f"{listen}print(next(heard), heard.lost)", stdout=subprocess.PIPE)
+    assert listener.stdout.readline() == "there\n"
+    said = script.python("-c", "import pyzmp\npyzmp.Topic(str, 'one/shot').publish('x')")
+    assert (said.code, said.err) == (0, "")
+    assert listener.communicate(timeout=PATIENCE)[0] == "x 0\n"

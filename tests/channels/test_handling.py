@@ -107,7 +107,7 @@ def test_what_a_handler_raises_is_logged_and_counted_and_it_goes_on(error: BaseE
             handling.put(batch(1, 2, 3))
             await until(done(handling, 3))
             assert (got, handling.failed) == ([1, 2, 3], 1)
-            assert f"lamp/light: the handler {function.__qualname__} of 'eye' raised" in caplog.text
+            assert f"lamp/light of 'lamp': the handler {function.__qualname__} of 'eye' raised" in caplog.text
     asyncio.run(main())
 
 
@@ -269,3 +269,48 @@ def test_a_ctrl_c_in_the_main_thread_is_passed_on_and_it_goes_on() -> None:
         task.cancel()
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
+
+
+@pytest.mark.parametrize("awaits", [False, True])
+def test_a_handler_that_always_fails_is_logged_in_two_lines(awaits: bool, caplog: pytest.LogCaptureFixture) -> None:
+    def handler(value: Any) -> None:
+        raise ValueError(value)
+
+    async def ahandler(value: Any) -> None:
+        handler(value)
+
+    async def main() -> None:
+        handling, _ = made(ahandler if awaits else handler)
+        handling.put(batch(*range(100)))
+        await until(done(handling, 100))
+        assert handling.failed == 100
+        first, = [record for record in caplog.records if record.name == "pyzmp.topic"]
+        assert first.exc_info is not None
+        handling.close()
+        lines = [record for record in caplog.records if record.name == "pyzmp.topic"]
+        assert [record.getMessage().partition("'eye' ")[2] for record in lines] == [
+            "raised; it goes on", "raised 99 more times, at last ValueError: 99"]
+    asyncio.run(main())
+
+
+def test_what_a_plain_function_gives_to_be_awaited_is_awaited_in_order(caplog: pytest.LogCaptureFixture) -> None:
+    got: list[Any] = []
+
+    async def slowly(value: int) -> None:
+        await asyncio.sleep(0)
+        got.append((value, place.get()))
+        if value == 0:
+            raise ValueError
+
+    async def main() -> None:
+        handling, told = made(lambda value: slowly(value) if value != 3 else got.append((3, "inside")))
+        handling.put(batch(*range(3)))
+        handling.put(batch(3, 4, number=3))
+        await until(done(handling, 5))
+        assert got == [(value, "inside") for value in range(5)]
+        assert (handling.failed, told.acknowledged) == (1, 2)
+        handling.put(batch(5))
+        assert handling.close() is not None
+        await asyncio.sleep(0)
+        assert len(got) == 5
+    asyncio.run(main())

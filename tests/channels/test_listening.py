@@ -13,6 +13,7 @@ import pytest
 
 import pyzmp
 from pyzmp import runtime
+from pyzmp.channels import sources
 from pyzmp.channels.message import Event, Joined, Message
 from pyzmp.channels.subscription import Subscription, subscribe_to
 
@@ -130,7 +131,7 @@ def test_handlers_are_called_in_the_node_in_order_from_its_start_on(kind: Any, e
         assert late == [f"lamp {number}" for number in range(100)]
         assert Eye.at("eye").places() == 1
         if kind != "process":
-            assert "lamp/light: the handler Eye.see of 'eye' raised" in caplog.text
+            assert "lamp/light of 'lamp': the handler Eye.see of 'eye' raised" in caplog.text
     here = runtime.current()
     here.run(asyncio.sleep(0))
     assert not here.sessions.intakes
@@ -226,3 +227,28 @@ def test_the_end_of_a_node_waits_for_what_a_handler_does_when_it_is_cancelled(ev
         Lamp.at("lamp").shine(0, 2)
         eventually(lambda: Careful.notes)
     assert Careful.notes == ["begun", "ended"]
+
+
+def test_a_refusal_in_on_start_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Wrong(pyzmp.Node):
+        kind = "entity"
+
+        def on_start(self) -> None:
+            pyzmp.Topic(str, "lamp/light").subscribe(print)
+    pyzmp.configure(registry="memory")
+    with Lamp("lamp"), Wrong("wrong"):
+        assert caplog.text.count("'lamp' refuses a subscription: lamp/light is expected to be str") == 1
+
+
+def test_a_handler_whose_topic_nobody_publishes_warns(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+                                                      eventually: Callable[..., None]) -> None:
+    class Misspelt(pyzmp.Node):
+        kind = "entity"
+
+        @pyzmp.subscribe("lamp/ligt")
+        def see(self, value: int) -> None: ...
+    pyzmp.configure(registry="memory", domain="x")
+    monkeypatch.setattr(sources, "ALONE", 0.0)
+    with Lamp("lamp"), Misspelt("eye"):
+        eventually(lambda: "a subscription of 'eye' has found no publisher in 0 s: " in caplog.text)
+        assert "'lamp/ligt' in domain 'x' (2 nodes known); did you mean 'lamp/light'?" in caplog.text

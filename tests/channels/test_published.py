@@ -76,6 +76,30 @@ def test_a_full_name_is_the_nodes_whose_code_publishes_it_and_known_with_the_fir
             assert [next(heard) for _ in range(5)] == list("01234")
 
 
+class Talks(Sensor):
+    once = pyzmp.Topic(int)
+
+    def on_start(self) -> None:
+        self.once.publish(0)
+
+    @pyzmp.service
+    def say(self, value: int) -> None:
+        pyzmp.Topic(int, "house/numbers").publish(value)
+
+
+def test_those_who_were_there_hear_what_a_node_publishes_first_and_again_when_it_is_started_anew() -> None:
+    talks = Talks("talks")
+    with Talks.once.subscribe(timeout=10) as once, pyzmp.Topic(int, "house/*").subscribe(timeout=10) as numbers:
+        for turn in range(2):
+            with talks:
+                for value in range(3):
+                    Talks.say(value)
+                    talks.once.publish(value + 1)
+                assert [next(once) for _ in range(4)] == list(range(4)), turn
+                assert [next(numbers) for _ in range(3)] == list(range(3)), turn
+        assert (once.lost, numbers.lost) == (0, 0)
+
+
 def test_a_full_name_may_be_that_of_a_nodes_own_topic() -> None:
     with Sensor("one"), Sensor.reading.subscribe(timeout=10) as readings:
         Sensor.twice()
@@ -100,7 +124,8 @@ def test_what_a_node_publishes_when_it_stops_is_published_and_nothing_after_that
         published.of("reading").put(b"")
     with pytest.raises(RuntimeError, match="'one' has stopped"):
         published.named(alerts).put(b"")
-    node.reading.publish(2)
+    with pytest.raises(RuntimeError, match="'one' has stopped"):
+        node.reading.publish(2)
 
 
 def test_a_node_whose_name_is_taken_takes_nothing_from_the_one_that_has_it() -> None:

@@ -118,3 +118,44 @@ def test_what_is_no_topic_is_refused() -> None:
         subscribe("a//b")
     with pytest.raises(ValueError, match="full: expected one of"):
         subscribe("a/b", full="never")  # type: ignore[call-overload]
+
+
+def test_a_method_is_a_service_or_a_handler() -> None:
+    with pytest.raises(TypeError, match=r"Bulb\.see is a service and a handler; make it one or the other"):
+        class Bulb(pyzmp.Node):
+            @pyzmp.service
+            @subscribe(words)
+            def see(self, value: str) -> None: ...
+    with pytest.raises(TypeError, match=r"Other\.see is a service, .*; make it one or the other"):
+        class Other(pyzmp.Node):
+            @subscribe(words)  # type: ignore[arg-type]
+            @pyzmp.service
+            def see(self, value: str) -> None: ...
+
+
+def test_a_function_outside_of_a_class_is_no_handler() -> None:
+    def local(self: Any, value: str) -> None: ...
+    for function in (local, outside):
+        with pytest.raises(TypeError, match=rf"{function.__name__} is none; in a program write topic\.subscribe\("):
+            subscribe(words)(function)
+
+
+def outside(self: Any, value: str) -> None: ...
+
+
+def test_a_handler_is_for_a_topic() -> None:
+    with pytest.raises(TypeError, match=r"takes a topic, .* write @pyzmp\.subscribe\(Sensor\.reading\)"):
+        subscribe()  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("annotation", ["Flot", "Message[Flot]", Message["Flot"]])  # type: ignore[name-defined]
+def test_a_name_that_nobody_has_defined_by_the_start_is_an_error(annotation: Any) -> None:
+    class Bulb(pyzmp.Node):
+        kind = "entity"
+
+        def see(self, value): ...  # type: ignore[no-untyped-def]
+        see.__annotations__["value"] = annotation
+        subscribe(words)(see)
+    pyzmp.configure(registry="memory")
+    with pytest.raises(TypeError, match=r"Bulb\.see: .*Flot'?.* not defined"):
+        Bulb("bulb").start()

@@ -250,6 +250,7 @@ def test_a_callback_is_called_in_a_thread_of_its_own_in_order(eventually: Callab
         assert lights.failed == 1
         assert "callback" in caplog.text
         lights.close()
+        eventually(lambda: Lamp.at("lamp").subscribers() == 0)
         Lamp.at("lamp").shine(3, 4)
         assert len(got) == 3
         assert Lamp.at("lamp").accounts()[0][:2] == (3, 3)
@@ -287,6 +288,16 @@ def test_a_callback_may_close_its_subscription(eventually: Callable[..., None]) 
 
 async def acallback(value: int) -> None: ...
 def wrong_callback(value: str) -> None: ...
+def generating(value: int) -> Any:
+    yield value
+async def agenerating(value: int) -> Any:
+    yield value
+
+
+class Thing:
+    def no_argument(self) -> None: ...
+    def __call__(self, value: int) -> Any:
+        yield value
 
 
 @pytest.mark.parametrize(("arguments", "error", "text"), [
@@ -295,6 +306,12 @@ def wrong_callback(value: str) -> None: ...
     (((acallback,), {}), TypeError, "outside of nodes callbacks are called in a thread; iterate in async for"),
     (((), {"on_event": acallback}), TypeError, "on_event is to be a plain function"),
     (((), {"on_event": 3}), TypeError, "on_event is to be a plain function, got 3"),
+    (((lambda: None,), {}), TypeError, r"<lambda>\(\) is to take one argument: the value, or the Message"),
+    (((lambda a, b: None,), {}), TypeError, "is to take one argument"),
+    (((Thing().no_argument,), {}), TypeError, r"callback Thing.no_argument\(\).* is to take one argument"),
+    (((generating,), {}), TypeError, "callback generating is a generator; nobody would iterate"),
+    (((agenerating,), {}), TypeError, "callback agenerating is a generator"),
+    (((Thing(),), {}), TypeError, "is a generator"),
     (((wrong_callback,), {}), TypeError, "takes str, and Lamp.light is int"),
     (((), {"timeout": -1}), ValueError, "positive"),
     (((), {"full": "latest", "length": 3}), ValueError, "takes no length"),
@@ -402,3 +419,28 @@ def test_whoever_is_called_back_by_a_call_may_subscribe(eventually: Callable[...
         Lamp.at("lamp").shine(0, 1)
         assert next(got[0]) == 0
         got[0].close()
+
+
+def test_a_callback_that_always_fails_is_logged_in_two_lines(eventually: Callable[..., None],
+                                                            caplog: pytest.LogCaptureFixture) -> None:
+    with Lamp("lamp"):
+        lights = Lamp.light.subscribe(lambda value: acallback(value) if value >= 0 else None)
+        Lamp.at("lamp").shine(0, 50)
+        eventually(lambda: lights.failed == 50)
+        lights.close()
+        assert repr(lights) == "<Subscription to Lamp.light: closed, 50 received, 50 failed>"
+    first, rest = [record.getMessage() for record in caplog.records if "raised" in record.getMessage()]
+    assert first.startswith("lamp/light of 'lamp': the callback <function")
+    assert "raised 49 more times, at last TypeError: " in rest
+    assert rest.endswith("outside of nodes callbacks are called in a thread; iterate in async for")
+
+
+def test_it_shows_what_became_of_it(eventually: Callable[..., None]) -> None:
+    with Lamp("lamp"), Lamp.light.subscribe(timeout=WAIT, length=2) as lights:
+        assert repr(lights) == "<Subscription to Lamp.light: 1 publisher, 0 received>"
+        Lamp.at("lamp").shine(0, 50)
+        assert next(lights) == 0
+        eventually(lambda: Lamp.at("lamp").accounts()[0][:2] == (50, 1))
+        next(lights)
+        assert repr(lights).startswith("<Subscription to Lamp.light: 1 publisher, 2 received, ")
+        assert repr(lights).endswith(" dropped>")

@@ -159,4 +159,5 @@ def test_a_node_that_is_started_again_publishes_again() -> None:
         with laser, laser.count.subscribe(timeout=10) as subscription:
             laser.count.publish(turn)
             assert next(subscription) == turn
-    laser.count.publish(2)
+    with pytest.raises(RuntimeError, match="'front' has stopped"):
+        laser.count.publish(2)

@@ -77,6 +77,8 @@ def test_record_tells_what_it_found_unfinished_and_refuses_what_is_damaged(path:
         finally:
             process.kill()
     assert f"a was left unfinished {found}" in error
+    assert "nobody publishes '**'; there is no topic at all\n" in error
+    assert process.returncode == 0
     path.write_bytes(whole)
     offset = damage(path)
     result = run("record", path, "**")
@@ -109,7 +111,10 @@ def test_cut_writes_a_part(path: Path, tmp_path: Path) -> None:
     assert (result.exit_code, result.output) == (0, "1 messages\n")
     assert [message.value for message in Recording(tmp_path / "b")] == [1.0]
     assert run("recording", "cut", path, tmp_path / "b").exit_code == 1
-    assert run("recording", "cut", path, tmp_path / "c", "--topic", "hall/*").output == "0 messages\n"
+    for command in (("recording", "cut", path, tmp_path / "c"), ("replay", path)):
+        result = run(*command, "--topic", "hall/*")
+        assert (result.exit_code, result.output) == (
+            1, f"Error: {path} has no topic 'hall/*'; the nearest is 'kitchen/reading'\n")
     assert run("recording", "cut", path, tmp_path / "d", "--to", "1970-01-01T00:01:41+00:00").output == "1 messages\n"
     damage(path)
     result = run("recording", "cut", path, tmp_path / "e")
@@ -142,7 +147,10 @@ def test_replay_ends_when_it_is_told_to(path: Path, script: Any, eventually: Any
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
-    (("replay", "no"), "No such file"), (("replay", "a", "--pace", "fast"), "expected a positive number"),
+    (("replay", "no"), "there is no file 'no'"), (("record", "no/b", "c"), "there is no directory 'no'"),
+    (("recording", "cut", "a", "letter"), "the file 'letter' is there already"),
+    (("recording", "list", "a/b"), "a/b: Not a directory"),
+    (("replay", "a", "--pace", "fast"), "expected a positive number"),
     (("replay", "a", "--pace", "0"), "positive"), (("replay", "a", "--rename", "x"), "expected OLD=NEW"),
     (("replay", "a", "--rename", "hall=b"), "has no topic 'hall'"), (("replay", "a", "--longest", "nan"), "longest"),
     (("replay", "a", "--from", "nan"), "neither seconds nor"), (("record", "b", "c", "--size", "9" * 20), "--size"),

@@ -96,7 +96,8 @@ def test_a_ghost_logs_that_there_is_no_answer_and_goes_on(heard: Any, caplog: py
         eventually(lambda: Ghost.at("ghost").counts()["failed"] > 1)
         with Counter("counter"):
             next(output)
-    assert "ghost has no answer of <Service counted() -> int" in caplog.text
+    assert "Ghost(counted) of 'ghost' has no answer to publish" in caplog.text
+    assert "Traceback" not in caplog.text  # none of it is the user's
     assert "UnknownService" in caplog.text
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import pyzmp
-from pyzmp.exceptions import InvalidAnnotation, StartError
+from pyzmp.exceptions import InvalidAnnotation
 from pyzmp.flow import Echo, Filter, Flow, Forward, Ghost, Map, Merge, Shadow, Stage, Step, Window
 from tests.flow.conftest import PATIENCE, Source, taken
 
@@ -177,8 +177,10 @@ def test_a_step_in_a_unit_test_publishes_nothing() -> None:
 def test_a_pattern_is_only_to_subscribe_to() -> None:
     with pytest.raises(TypeError, match=r"'so\*/number' is a pattern.* publish\(…\) is for a full name"):
         pyzmp.Topic(int, "so*/number").publish(1)
-    with pytest.raises(TypeError, match="is a pattern"):
-        ("source/number" | Forward("house/**")).start()
+    with pytest.raises(ValueError, match=r"'house/\*\*' is a pattern, .* expected one full name"):
+        Forward("house/**")
+    with pytest.raises(TypeError, match="belongs to a node, which alone publishes it"):
+        Forward(Source.number)
 
 
 # Types.
@@ -216,10 +218,13 @@ def test_a_function_that_takes_messages_gets_them(heard: Any) -> None:
 
 
 def test_a_step_that_could_never_take_what_comes_does_not_start() -> None:
-    with Source("source"), pytest.raises(TypeError, match=r"takes str, and source/number is int"):
-        (Source.at("source").number | Map(loud)).start()
-    with pytest.raises(StartError, match=r"takes str, and .*/1/output is int"):
-        (Source.number | Map(double) | Map(loud)).start()
+    with pytest.raises(TypeError, match=r"^Map\(loud\) takes str, and source/number is int"):
+        Source.at("source").number | Map(loud)
+    with pytest.raises(TypeError, match=r"^Map\(loud\) takes str, and Map.double-\w+/output is int"):
+        Source.number | Map(double) | Map(loud)
+    tail = Filter(bool) | Map(loud)
+    with pytest.raises(TypeError, match=r"^Map\(loud\) takes str, and Filter.bool-\w+/output is int"):
+        Source.number | tail
 
 
 # Errors.
@@ -235,6 +240,9 @@ def test_what_a_function_raises_is_logged_and_counted_and_the_flow_goes_on(
     assert "source/number" in caplog.text
     assert "'mapper'" in caplog.text
     assert "unlucky" in caplog.text
+    lines = caplog.text.splitlines()
+    assert "Map(fail_on_3) of 'mapper' raised" in caplog.text
+    assert [line for line in lines if line.startswith("  File")] == [line for line in lines if "in fail_on_3" in line]
 
 
 def test_a_result_that_is_not_what_was_annotated_counts_as_a_failure(heard: Any) -> None:
@@ -245,8 +253,10 @@ def test_a_result_that_is_not_what_was_annotated_counts_as_a_failure(heard: Any)
 
 
 def test_a_step_without_a_source_does_not_start() -> None:
-    with pytest.raises(RuntimeError, match=r"'lonely' has no source; write topic \| step"):
+    with pytest.raises(RuntimeError, match=r"^Merge\(\) 'lonely' has no source; write topic \| step"):
         Merge("lonely").start()
+    with pytest.raises(RuntimeError, match=r"^Map\(double\) has no source"):
+        Map(double).start()
 
 
 def test_a_step_takes_its_sources_once() -> None:
@@ -256,6 +266,11 @@ def test_a_step_takes_its_sources_once() -> None:
     flow = step | Map(double)
     with pytest.raises(ValueError, match="'doubles' has its sources"):
         "other/number" | flow
+
+
+def wild(what: object) -> Any:
+    """What type checkers know to be wrong."""
+    return what
 
 
 @pytest.mark.parametrize(("join", "said"), [
@@ -268,6 +283,17 @@ def test_a_step_takes_its_sources_once() -> None:
     (lambda: Flow("x", [Source.number, Ghost("say")]), "takes nothing, and so it stands at the beginning"),
     (lambda: Source.number | Flow("x", [Ghost("say"), Map(double)]), "takes nothing"),
     (lambda: Map("no function"), "expected a function of one value, got 'no function'"),
+    (lambda: wild([]) | Map(double), "a flow begins with a source or several"),
+    (lambda: wild(Source.number) | double, r"got <function double .*; for a function write Map\(double\)"),
+    (lambda: wild(Source.number) | Map, r"Map is a class of steps, write Map\(…\)"),
+    (lambda: wild(Source.number) | Source.number, r"write Forward\('house/alerts'\)"),
+    (lambda: wild(Source.number) | "a/b", r"write Forward\('a/b'\)"),
+    (lambda: wild(Source.number) | 5, "unsupported operand"),
+    (lambda: wild(Map(double)) | [double], r"write one such as Map\(function\)"),
+    (lambda: wild(Source.number | Map(double)) | print, r"for a function write Map\(print\)"),
+    (lambda: wild(Map(double)) | pyzmp.Topic(int, "a/b"), r"write Forward\('a/b'\)"),
+    (lambda: wild(Map(double)) | Map, r"write Map\(…\)"),
+    (lambda: Flow("x", [Source.number, Map(double), wild(double)]), r"write Map\(double\)"),
 ])
 def test_what_cannot_be_joined_says_so(join: Callable[[], Any], said: str) -> None:
     with pytest.raises((TypeError, ValueError), match=said):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable
+import threading
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -34,6 +35,10 @@ class Adder:
 
 async def later(number: int) -> int:
     return number + 1
+
+
+async def many(number: int) -> AsyncIterator[int]:
+    yield number
 
 
 @pytest.mark.parametrize("function", [lambda number: number + 1, functools.partial(add, 1), Adder(1), later,
@@ -126,8 +131,18 @@ def test_a_period_is_a_positive_number(step: Callable[[float], Step], wrong: flo
 
 
 @pytest.mark.parametrize(("wrong", "said"), [
-    (lambda: Window(2.5), "integer"), (lambda: Map(len, full="never"), "full"), (lambda: Map(len, length=0), "length"),
-    (lambda: Map(len) | "house", "unsupported operand")])
+    (lambda: Window(2.5), r"^Window\(…\): length: expected a number of values, got 2.5"),
+    (lambda: Window("a"), "got 'a'"), (lambda: Window(2, step=True), "step: expected a number of values, got True"),
+    (lambda: Map(len, full="never"), r"^Map\(…\): full: expected one of"), (lambda: Map(len, length=0), "length"),
+    (lambda: Map(len, keep=-1), r"^Map\(…\): keep: expected 0 or more messages, got -1"),
+    (lambda: Map(len, ful="latest"), r"^Map\(…\) takes no option 'ful'; did you mean 'full'"),
+    (lambda: Interval(0), r"^Interval\(…\): period: expected a positive, finite number of seconds, got 0$"),
+    (lambda: Throttle("a"), r"^Throttle\(…\): period: .*, got 'a'"),
+    (lambda: Map(lambda a, b: a), r"^Map\(…\): expected a function of one value, and <lambda>\(a, b\) cannot be"),
+    (lambda: Filter(lambda: 1), r"<lambda>\(\) cannot be called with one: too many"),
+    (lambda: Map(many), "many is a generator, which gives many; write a Step"),
+    (lambda: Map(later, type=str), r"^Map\(later\) publishes str, .* annotated to give int"),
+    (lambda: Forward("a//b"), r"^Forward\(…\): 'a//b'"), (lambda: Forward(5), "expected a topic with a full name")])
 def test_what_cannot_be_is_told_where_it_is_written(wrong: Callable[[], Any], said: str) -> None:
     with pytest.raises((TypeError, ValueError), match=said):
         wrong()
@@ -182,6 +197,14 @@ def test_a_step_takes_what_was_kept_for_it(heard: Any) -> None:
         Source.say(1, 2, 3, 4)
         output = heard(Source.number | Window(3, history=3, keep=1), source, history=1)
         assert next(output) == [2, 3, 4]
+
+
+def test_a_function_that_cannot_go_to_a_process_says_what_it_uses() -> None:
+    lock = threading.Lock()
+    step = Source.number | Map(lambda number: (lock, number)[1], kind="process")
+    with pytest.raises(TypeError, match=r"^cannot start Map\(<lambda>\): 'lock' \(lock\), which its function uses, "
+                                        "cannot be sent to a process; have the function make its own"):
+        step.start()
 
 
 def test_functions_travel_to_steps_that_are_processes(heard: Any) -> None:

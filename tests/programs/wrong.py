@@ -18,6 +18,16 @@ class Cup(pyzmp.Node):
 
 
 class Meter(pyzmp.Node):
+    level = pyzmp.Topic(int)
+
+    @pyzmp.subscribe(level)  # arg-type
+    def see(self, value: str) -> None:
+        self.level.publish("high")  # arg-type
+
+    @pyzmp.subscribe(level)
+    def hear(self, message: pyzmp.Message[int]) -> None:
+        self.level.publish(message.value)
+
     @pyzmp.service(worker=True)
     def total(self, items: Iterator[int]) -> int:
         return sum(items)
@@ -82,6 +92,26 @@ def parameters() -> None:
         graph.version = 3  # misc
         graph.services["heat"]  # call-overload
     print(heat)
+
+
+def topics() -> None:
+    levels = pyzmp.Topic(int, "house/level")
+    levels.subscribe(seen)  # arg-type
+    levels.subscribe(seen_in)  # arg-type
+    levels.subscribe(lambda value: print(value + 1))
+    levels.subscribe(print)
+    Meter.level.subscribe(Meter("meter").hear)
+    for level in levels.subscribe():
+        name: str = level  # assignment
+        print(name)
+
+
+def seen(value: str) -> None:
+    print(value)
+
+
+def seen_in(message: pyzmp.Message[str]) -> None:
+    print(message)
 
 
 def groups() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pyzmp.channels.topic import Topic
 from pyzmp.exceptions import MalformedMessage, RecordingError
 from pyzmp.protocol import codec
 from pyzmp.protocol.recording import Gap, Publisher
@@ -63,7 +64,15 @@ def test_topics_and_times_select_what_is_read(tmp_path: Path) -> None:
     recording = Recording(tmp_path / "a")
     assert [m.value for m in recording.read("*/reading")] == [20.5, 18.0, 21.0]
     assert [m.value for m in recording.read("house/**", "hall/reading")] == [18.0, "warm"]
-    assert [m.value for m in recording.read("kitchen")] == []
+    assert [m.value for m in recording.read("cellar/*")] == []
+    for wanted in ("kitchen/readin", Topic(float, "kitchen/readin")):
+        with pytest.raises(LookupError, match="has no topic 'kitchen/readin'; the nearest is 'kitchen/reading'"):
+            recording.read("hall/reading", wanted)
+        with pytest.raises(LookupError, match="the nearest is"):
+            recording.cut(tmp_path / "b", wanted)
+    assert not (tmp_path / "b").exists()
+    with pytest.raises(TypeError, match=r"expected a topic, such as Class.reading, .* got 3"):
+        recording.read(3)  # type: ignore[call-overload]
     assert [m.value for m in recording.read(start=100.5, end=102.0)] == [18.0, 21.0]
 
 

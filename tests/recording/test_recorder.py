@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import pyzmp
+from pyzmp import runtime
 from pyzmp.channels.message import Gap as Missed
 from pyzmp.channels.message import Message
 from pyzmp.channels.opening import Raw
@@ -202,6 +203,21 @@ def test_a_file_is_free_again_where_a_child_was_forked_meanwhile(tmp_path: Path)
     os.waitpid(child, 0)
 
 
+def test_who_published_is_known_also_once_he_is_gone(tmp_path: Path, eventually: Any) -> None:
+    with record(tmp_path / "a", "*/reading") as recorder:
+        with Thermometer("kitchen"):
+            eventually(lambda: recorder._facts)
+        eventually(lambda: not runtime.current().replica.view.facts.selected())
+        recorder._callbacks(0)[0](Message(Raw(*codec.encode(1.5), b"shape"), "kitchen/reading", "kitchen", 0, 1.0))
+    publisher, = Recording(tmp_path / "a").publishers
+    assert (publisher.text, publisher.marks) == ("float", ("Thermometer.reading",))
+
+
+def test_it_says_what_nobody_published(tmp_path: Path) -> None:
+    with Thermometer("kitchen"), record(tmp_path / "a", "*/reading", "kitchen/readin") as recorder:
+        assert recorder.unknown == ["nobody publishes 'kitchen/readin'; the nearest is 'kitchen/reading'"]
+
+
 def test_in_coroutines(tmp_path: Path) -> None:
     async def main() -> None:
         async with Thermometer("kitchen", kind="entity"), await arecord(tmp_path / "a", "kitchen/*"):
@@ -243,6 +259,9 @@ def test_a_disk_that_is_full_ends_it_and_disturbs_nobody(
 def test_what_cannot_be_recorded_is_told_before_a_file_is_made(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="at least one topic"):
         record(tmp_path / "a")
+    for none in (3, Thermometer):
+        with pytest.raises(TypeError, match=r"expected a topic, such as Class.reading"):
+            record(tmp_path / "a", none)  # type: ignore[arg-type]
     for wrong in ("a//b", "a/x**"):
         with pytest.raises(ValueError, match="level"):
             record(tmp_path / "a", wrong)

@@ -690,7 +690,7 @@ def test_closing_ends_who_waits_for_a_change() -> None:
     asyncio.run(run())
 
 
-def test_who_attends_without_end_has_a_registry_looked_for_more_rarely_than_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_attends_without_end_has_a_registry_looked_for_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         async with world() as here:
             replica = here.replica()
