@@ -18,7 +18,7 @@ ALERTS: Any = pyzmp.Topic(str, "house/alerts")
     (Map, "Map is a class of steps, write Map(…)"), (int, "for a function write Map(int)"),
     ("a/b", "write Forward('a/b')"), (ALERTS, "write Forward('house/alerts')"),
     ([], "write one such as Map(function)")],
-    ids=repr)
+    ids=["function", "lambda", "step", "class", "name", "topic", "list"])
 def test_it_says_what_to_write(part: Any, way: str) -> None:
     with pytest.raises(TypeError, match=r"on the right of <Topic house/alerts: str> \| stands a step, got ") as caught:
         ALERTS | part
