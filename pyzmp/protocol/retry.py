@@ -117,16 +117,18 @@ class Attempts:
 
         Its ``executed`` is None where it says False and an earlier attempt may have run.
         """
-        if self._before is None or error is self._before:  # there was nobody to try again at
+        if self._before is None or not isinstance(error, CallError) or isinstance(error, RemoteError):
+            self._follow(error)
             return error
-        self._follow(error)
-        if isinstance(error, CallError) and not isinstance(error, RemoteError):
+        told = str(error)
+        if error is not self._before:  # else there was nobody to try again at
+            self._follow(error)
             before = f"attempt {self._made - 1} ended with {type(self._before).__name__}: {self._before}"
-            told = f"{error} (this was attempt {self._made}; {before})"
-            if self._maybe and error.executed is False:
-                error.executed = None
-                told += "; an earlier attempt may have run"
-            error.args = (told, *error.args[1:])
+            told += f" (this was attempt {self._made}; {before})"
+        if self._maybe and error.executed is False:
+            error.executed = None
+            told += "; an earlier attempt may have run"
+        error.args = (told, *error.args[1:])
         return error
 
     def _again(self, error: CallError) -> bool:
@@ -154,5 +156,5 @@ class Attempts:
 
     def _follow(self, error: Exception) -> None:
         """Make the error of the attempt before the cause of *error*, where that has none."""
-        if error.__cause__ is None and error is not self._before:
+        if self._before is not None and error.__cause__ is None and error is not self._before:
             error.__cause__ = self._before

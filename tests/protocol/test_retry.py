@@ -280,6 +280,15 @@ def test_a_call_whose_earlier_attempt_may_have_run_never_says_that_it_did_not() 
                          "an earlier attempt may have run")
 
 
+def test_nor_does_one_that_found_nobody_to_try_again_at() -> None:
+    call, last = attempts(idempotent=True), unreached()
+    call.after(lost(), False, 5.0, MIDDLE)
+    call.after(last, False, 5.0, MIDDLE)
+    assert call.final(last) is last
+    assert last.executed is None
+    assert str(last) == "'a' was not there; an earlier attempt may have run"
+
+
 @pytest.mark.parametrize("error", [CallTimeout("late", executed=False), Cancelled("given up", executed=False)])
 def test_a_call_that_ends_in_a_pause_is_no_less_unsure(error: CallError) -> None:
     call = attempts(idempotent=True)
