@@ -112,9 +112,9 @@ class Sources:
         self._settle()
 
     def warn(self) -> None:
-        """Say so once where nobody is found in some seconds, unless that is a pattern's; in the loop's thread."""
-        pattern = self.selection.pattern
-        if not (self.closed or self._sources or (pattern is not None and not pattern.plain)):
+        """Say so once where nobody is found in some seconds, and one was named; in the loop's thread."""
+        named = self.selection.pattern.plain if self.selection.pattern is not None else bool(self.selection.node)
+        if named and not (self.closed or self._sources):
             self._alone = self._loop.call_later(ALONE, self._warn)
 
     def _warn(self) -> None:

@@ -237,6 +237,10 @@ def test_who_is_found_by_the_first_look_of_all_was_there_before(monkeypatch: pyt
             assert asked == {"first": False, "second": True}
 
 
+class Mute(pyzmp.Node):
+    said = pyzmp.Topic(int)
+
+
 def test_a_callback_whose_topic_nobody_publishes_warns_once(monkeypatch: pytest.MonkeyPatch,
                                                           caplog: pytest.LogCaptureFixture,
                                                           eventually: Callable[..., None]) -> None:
@@ -249,7 +253,8 @@ def test_a_callback_whose_topic_nobody_publishes_warns_once(monkeypatch: pytest.
         assert "no publisher" not in caplog.text
         monkeypatch.setattr(sources, "ALONE", 0.0)
         with (pyzmp.Topic(int, "talker/s*d").subscribe(print), pyzmp.Topic(int, "talker/said").subscribe(print),
-              pyzmp.Topic(int, "other/*").subscribe(print), pyzmp.Topic(int, "talker/sed").subscribe(print)):
+              pyzmp.Topic(int, "other/*").subscribe(print), Mute.said.subscribe(print),
+              pyzmp.Topic(int, "talker/sed").subscribe(print)):
             eventually(lambda: "no publisher" in caplog.text)
         assert ("has found no publisher in 0 s: nobody publishes 'talker/sed' in domain 'x' (1 node known); did you "
                 "mean 'talker/said'?") in caplog.text
