@@ -260,7 +260,7 @@ def test_the_window_has_a_limit_in_bytes_too(home: Any, eventually: Any) -> None
         while taken < 150:
             weigh.post(bytes(1 << 20))
             taken += 1
-    assert taken == (SIZE >> 20) - 1  # each has some bytes more than its data
+    assert (SIZE >> 20) - 8 < taken < SIZE >> 20  # a few may be on their way into the window, and count twice
     Ledger.open()
     for _ in range(150 - taken):
         patiently(weigh.post, bytes(1 << 20))

@@ -385,7 +385,7 @@ def test_a_member_that_is_stopped_leaves_all_views_and_comes_back_by_itself(
         (asleep,) = crowd.enter(homes=2)
         watching = crowd.enter(3, most=3)
         settle(5)
-        home = pyzmp.discover(f"home-{asleep}-0/who").with_options(timeout=HEARD)  # type: ignore[union-attr]
+        home = pyzmp.discover(f"home-{asleep}-0/who", HEARD).with_options(timeout=HEARD)  # type: ignore[union-attr]
         for _ in range(4):
             with crowd.stop(asleep) as moment:
                 eventually(lambda: all(lost(crowd, number, asleep) > moment for number in watching), HEARD)  # noqa: B023
@@ -406,8 +406,8 @@ def test_a_member_that_is_stopped_leaves_all_views_and_comes_back_by_itself(
 
 def hold(member: int, seconds: int) -> Any:
     """Have a member hold its GIL; the future of that, once it does."""
-    held = pyzmp.discover(f"home-{member}-0/hold").with_options(timeout=seconds + 2 * HEARD).submit(seconds)  # type: ignore[union-attr]
-    who = pyzmp.discover(f"home-{member}-0/who").with_options(timeout=0.2)  # type: ignore[union-attr]
+    held = pyzmp.discover(f"home-{member}-0/hold", HEARD).with_options(timeout=seconds + 2 * HEARD).submit(seconds)  # type: ignore[union-attr]
+    who = pyzmp.discover(f"home-{member}-0/who", HEARD).with_options(timeout=0.2)  # type: ignore[union-attr]
     with contextlib.suppress(pyzmp.CallTimeout):
         while not held.done():
             who()
