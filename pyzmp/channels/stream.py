@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 
 from typing_extensions import Self
 
+from pyzmp.channels.closing import Closing
+
 R_co = TypeVar("R_co", covariant=True)
 
 WINDOW = 1024  # calls of a map that are under way at once
 
 
-class Stream(Iterator[R_co], AsyncIterator[R_co]):
+class Stream(Closing, Iterator[R_co], AsyncIterator[R_co]):
     """An iterator that blocks in ``for`` and awaits in ``async for``; leaving its ``with`` closes it.
 
     Used by one thread or task at a time.
@@ -35,22 +37,6 @@ class Stream(Iterator[R_co], AsyncIterator[R_co]):
 
     def close(self) -> None:
         """Give up what has not arrived; the next item is the end."""
-
-    async def aclose(self) -> None:
-        """As `close`, in a coroutine."""
-        self.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
 
 
 class Mapped(Stream[R_co]):

@@ -14,6 +14,7 @@ from typing_extensions import Self
 from pyzmp import runtime
 from pyzmp.channels.arrivals import Arrivals
 from pyzmp.channels.call import ending_here
+from pyzmp.channels.closing import Closing
 from pyzmp.exceptions import DeadlockError, PyzmpError
 from pyzmp.protocol.deadline import seconds
 
@@ -25,7 +26,7 @@ Look = Callable[[runtime.Runtime, Any], tuple[Any, Callable[[], T]] | None]
 log = logging.getLogger("pyzmp.watch")
 
 
-class Watch(Generic[T]):
+class Watch(Closing, Generic[T]):
     """A state as it is now, and then after each change: for ``for`` or ``async for``, one consumer at a time.
 
     It is always the latest: whoever is slow misses what was in between, and nothing piles up.  It ends by
@@ -189,18 +190,6 @@ class Watch(Generic[T]):
         return TimeoutError(f"{self._what} has not changed for {self._timeout:g} s")
 
     # Ending.
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):

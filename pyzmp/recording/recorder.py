@@ -14,10 +14,10 @@ from concurrent.futures import Future
 from typing import Any
 
 from msgspec.structs import replace
-from typing_extensions import Self
 
 from pyzmp import runtime
 from pyzmp.channels.arrivals import Arrivals
+from pyzmp.channels.closing import Closing
 from pyzmp.channels.message import Event, Gap, Joined, Message
 from pyzmp.channels.opening import Raw
 from pyzmp.channels.selection import Selection
@@ -39,7 +39,7 @@ log = logging.getLogger("pyzmp.recording")
 Place = tuple[str, str]  # the full name of a topic, and the node that publishes it
 
 
-class Recorder:
+class Recorder(Closing):
     """Writes what topics publish into a file, until it is closed; made by `record`.
 
     ``messages`` were written so far, ``dropped`` and ``lost`` are those that did not come; the file has that too.
@@ -242,18 +242,6 @@ class Recorder:
                 self._journal.close()
         if self.error is not None:
             raise self.error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
 
     def __repr__(self) -> str:
         return f"<Recorder {self.path!r}, {self.messages} messages{', closed' if self._closed else ''}>"
