@@ -25,7 +25,6 @@ from pyzmp.publishing import Publishing
 from pyzmp.registry import reach
 from pyzmp.runtime import Runtime
 from pyzmp.serving import Serving
-from pyzmp.transport.address import parse
 from pyzmp.transport.server import Peer, Server
 
 TURN = 0.001  # seconds after which a loop looks again at what has come, before it begins more calls
@@ -100,9 +99,7 @@ class Host:
         """Listen for other hosts too, where the registry has come to serve several, and have the graph say so."""
         before = len(self._shared)
         try:
-            at = {reach.host_of(parse(address)) for address in self._shared if address.startswith("tcp:")}
-            missing = [host for host in self.runtime.interfaces() if host not in at] if self._shared else []
-            for host in missing:
+            for host in reach.missing(self.runtime.interfaces(), self._shared) if self._shared else ():
                 self._shared = [*self._shared, self.server.bind(reach.at(host, "*"), secure=True)]
         except PyzmpError as error:
             log.warning("%s: other hosts cannot reach it: %s", self.name, error)

@@ -25,7 +25,6 @@ from pyzmp.publisher import Publisher
 from pyzmp.publishing import Publishing
 from pyzmp.registry import reach
 from pyzmp.runtime import Runtime
-from pyzmp.transport.address import parse
 from pyzmp.transport.server import Peer, Server
 
 AGAIN = 1.0  # seconds until what no registry took is announced again
@@ -197,9 +196,8 @@ class Program:
         """Listen for other hosts too, where the registry has come to serve several, and have the graph say so."""
         if not self._addresses:
             return
-        at = {reach.host_of(parse(address)) for address in self._addresses if address.startswith("tcp:")}
         try:
-            missing = [host for host in self._here.interfaces() if host not in at]
+            missing = reach.missing(self._here.interfaces(), self._addresses)
             self._addresses += [self._server.bind(reach.at(host, "*"), secure=True) for host in missing]
         except PyzmpError as error:
             log.warning("this program cannot be reached by other hosts: %s", error)

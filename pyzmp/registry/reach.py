@@ -155,3 +155,9 @@ def noted(domain: Domain, counter: int) -> list[str] | None:
         words = file.read(4096).split()
         return words[1:] if words[:1] == ["hosts"] else None
     return None
+
+
+def missing(interfaces: Iterable[str], addresses: Iterable[str]) -> list[str]:
+    """Those of *interfaces* where none of *addresses* listens yet."""
+    at = {host_of(parse(address)) for address in addresses if address.startswith("tcp:")}
+    return [interface for interface in interfaces if interface not in at]

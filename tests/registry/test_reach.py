@@ -94,3 +94,9 @@ def test_what_a_registry_notes_is_read_from_its_lock_file(domain: Path) -> None:
     assert reach.noted(home, counter) == ["10.0.0.1", "10.1.0.1"]
     assert reach.noted(home, counter + 1) is None
     lock.release()
+
+
+def test_interfaces_where_nobody_listens_yet_are_missing() -> None:
+    addresses = ["memory://a", "ipc:///tmp/10.1.0.1", "tcp://10.0.0.1:4242"]
+    assert reach.missing(["10.0.0.1", "10.1.0.1", "10.2.0.1"], addresses) == ["10.1.0.1", "10.2.0.1"]
+    assert reach.missing([], addresses) == reach.missing(["10.0.0.1"], addresses) == []
