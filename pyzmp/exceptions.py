@@ -22,6 +22,7 @@
     ├── AnnouncementRefused                              the registry does not take what is announced
     ├── StartError              (also RuntimeError)      a node could not be started
     ├── PublishTimeout          (also TimeoutError)      a subscription that is waited for has no room
+    ├── TopicEnded              (also RuntimeError)      the node or program that published it has stopped
     ├── TopicMismatch           (also TypeError)         what is published is not what the subscriber expects
     ├── RecordingError          (also ValueError)        a file is no recording, or a damaged one
     └── RegistryUnavailable     (also ConnectionError)   no registry could be reached or started
@@ -209,6 +210,10 @@ class PublishTimeout(PyzmpError, TimeoutError):
 
     The message was published to nobody.
     """
+
+
+class TopicEnded(PyzmpError, RuntimeError):
+    """What was to be published cannot be any more: the node, or the program, whose topic it is has stopped."""
 
 
 class TopicMismatch(PyzmpError, TypeError):

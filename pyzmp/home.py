@@ -17,10 +17,6 @@ from pyzmp.transport.server import Peer
 log = logging.getLogger("pyzmp.topic")
 
 
-class Over(RuntimeError):
-    """What was to be published cannot be any more."""
-
-
 class Home(Protocol):
     """The loop where topics are published, as each of them needs it."""
 

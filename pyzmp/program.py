@@ -14,8 +14,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from pyzmp import runtime
-from pyzmp.exceptions import MalformedMessage, NodeExists, PyzmpError, RegistryUnavailable
-from pyzmp.home import Over, call_soon, in_context
+from pyzmp.exceptions import MalformedMessage, NodeExists, PyzmpError, RegistryUnavailable, TopicEnded
+from pyzmp.home import call_soon, in_context
 from pyzmp.protocol.calls import CALLS, SIZE
 from pyzmp.protocol.envelope import Code, Parcel, Request
 from pyzmp.protocol.facts import LONG, Member, NodeFact, PublisherFact
@@ -86,11 +86,11 @@ class Program:
     def publisher(self, topic: str, type: Type, keep: int, patience: Callable[[float | None], float]) -> Publisher:
         """Where *topic* is published; others hear of it in a moment.
 
-        Raises TypeError where this program publishes another type under that name, and `Over` after its end.
+        Raises TypeError where this program publishes another type under that name, and `TopicEnded` after its end.
         """
         with self._lock:
             if self._over:
-                raise Over(f"{topic} cannot be published any more: {self._over}")
+                raise TopicEnded(f"{topic} cannot be published any more: {self._over}")
             known = self._publishers.get(topic)
             if known is None:
                 known = self._publishers[topic] = self._publishing.publisher(self.node, topic, type, keep, patience,

@@ -9,8 +9,8 @@ from asyncio import _get_running_loop  # the one of each call, without a look at
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-from pyzmp.exceptions import DeadlockError, PublishTimeout
-from pyzmp.home import Demand, Home, Over, Subscription, call_soon
+from pyzmp.exceptions import DeadlockError, PublishTimeout, TopicEnded
+from pyzmp.home import Demand, Home, Subscription, call_soon
 from pyzmp.protocol import envelope
 from pyzmp.protocol.accounts import SubscriberAccount
 from pyzmp.protocol.envelope import Buffer, Code, Ended, Failure, Skipped, Subscribe, Subscribed, Taken
@@ -70,7 +70,7 @@ class Publisher:
         """Publish an encoded value, *at* that time since 1970, or now.
 
         Where a subscription that is waited for has no room, it blocks until there is; PublishTimeout after *timeout*
-        seconds, DeadlockError where it would never come.  Raises CannotTravel, and `Over` after the end.
+        seconds, DeadlockError where it would never come.  Raises CannotTravel, and `TopicEnded` after the end.
         """
         if self._careful or buffers or len(body) > SMALL:
             self._put_alone(body, buffers, _clock() if at is None else at, timeout)
@@ -131,7 +131,7 @@ class Publisher:
 
     def _check_over(self) -> None:
         if self.over:
-            raise Over(f"{self.topic} cannot be published any more: {self.over}")
+            raise TopicEnded(f"{self.topic} cannot be published any more: {self.over}")
 
     def _prepare(self, size: int, timeout: float | None) -> None:
         """Wait until there is room for a message."""

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from pyzmp.exceptions import DeadlockError, PublishTimeout
-from pyzmp.home import Over
+from pyzmp.exceptions import DeadlockError, PublishTimeout, TopicEnded
 from pyzmp.protocol import codec
 from pyzmp.protocol.envelope import (
     Cancel,
@@ -304,7 +303,7 @@ def test_whoever_waits_for_room_is_told_when_the_publisher_stops(run: Any) -> No
         await world.until(lambda: world.publisher._changes._condition._waiters)  # type: ignore[attr-defined]
         await world.home.end([world.publisher], "it has stopped")
         for waiting in thread, task:
-            with pytest.raises(Over, match="it has stopped"):
+            with pytest.raises(TopicEnded, match="it has stopped"):
                 await waiting
         with pytest.raises(TimeoutError, match="it has stopped"):
             await many
@@ -466,7 +465,7 @@ def test_the_end_lets_everything_leave_and_tells_all(run: Any) -> None:
         for value in range(4):
             world.put(value)
         await world.home.end([world.publisher], "it has stopped")
-        with pytest.raises(Over, match="it has stopped"):
+        with pytest.raises(TopicEnded, match="it has stopped"):
             world.put(4)
         await world.until(lambda: listener.of(Ended) and stuck.of(Ended))
         assert listener.values == [0, 1, 2, 3]
@@ -482,7 +481,7 @@ def test_what_a_forked_child_has_of_it_is_over() -> None:
         context = Context()
         world = World(context, "memory://pub")
         world.home.forget()
-        with pytest.raises(Over, match="forked"):
+        with pytest.raises(TopicEnded, match="forked"):
             world.put(1)
         world.server.close()
         context.close()

@@ -21,8 +21,7 @@ from pyzmp.channels.message import Event, Message
 from pyzmp.channels.mistakes import check_declared, check_demand, elsewhere, refuse_assignment
 from pyzmp.channels.selection import Selection
 from pyzmp.channels.subscription import FullQueue, Subscription, asubscribe_to, subscribe_to
-from pyzmp.exceptions import PyzmpError
-from pyzmp.home import Over
+from pyzmp.exceptions import PyzmpError, TopicEnded
 from pyzmp.program import Program
 from pyzmp.protocol import codec
 from pyzmp.protocol.accounts import SubscriberAccount
@@ -40,7 +39,7 @@ T = TypeVar("T")
 
 _PLAIN = frozenset({bytes, str, float, int, bool, NoneType})  # what packs alike in both libraries, and faster in this
 _SIZED: Collection[type] = frozenset({bytes, str})
-_NOT_QUICK = (OverflowError, UnicodeEncodeError, msgspec.EncodeError, Over)  # a large int, a lone surrogate; a restart
+_NOT_QUICK = (OverflowError, UnicodeEncodeError, msgspec.EncodeError, TopicEnded)  # also of one that was started anew
 _pack = msgspec.msgpack.Encoder().encode
 _new_type = type
 
@@ -242,7 +241,7 @@ class Topic(Generic[T]):
                             "nodes; only nodes publish what is their own")
         published = living(f"{self._attribute}.{verb}")
         if published is None and self._alive().exitcode is not None:
-            raise Over(f"{self.name} cannot be published any more: {self._alive().name!r} has stopped") from None
+            raise TopicEnded(f"{self.name} cannot be published any more: {self._alive().name!r} has stopped") from None
         self._publisher = None if published is None else published.of(self._attribute)
         return self._publisher
 
@@ -260,7 +259,7 @@ class Topic(Generic[T]):
 
         0 before its start and after its end, and of a full name where nothing was published here yet.
         """
-        with contextlib.suppress(Over):
+        with contextlib.suppress(TopicEnded):
             publisher = self._known() if self._given is not None else self._place("subscribers")
             return 0 if publisher is None else publisher.subscribers
         return 0
