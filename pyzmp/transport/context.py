@@ -120,6 +120,7 @@ class Context:
         name = f"inproc://pyzmp-monitor-{next(self._count)}"
         watched.monitor(name, events)
         end = self.socket(zmq.PAIR)
+        end.set(zmq.RCVHWM, 0)  # ZeroMQ's thread would wait for one that is full, and a loop may be busy
         end.connect(name)
         return end
 

@@ -307,20 +307,23 @@ class Listener:
             for end in (self._socket, self._monitor):
                 self._loop.remove_reader(_descriptor(end))
         self._context.leaves(self.address, listens=True)
-        if self.address.scheme == "inproc":  # a close alone frees the name at some later moment
-            self._socket.unbind(self.address.endpoint)
         self._discard()
 
     def _discard(self) -> None:
-        """Close, and wait until ZeroMQ's own thread has let go of the address, which takes it some 60 µs."""
+        """Close, and wait until ZeroMQ's own thread has let go of the address, which takes it some 60 µs.
+
+        The monitor goes first: connections that are still to end would have that thread wait for one that is gone.
+        """
         if self.guests is not None:
             self.guests.close()
-        bound = hasattr(self, "address") and self.address.scheme in ("ipc", "tcp")
-        self._socket.close()
-        while bound and self._monitor.poll(CLOSING):
-            if _event_of(self._monitor)[0] & _CLOSED:
-                break
+        if hasattr(self, "address"):
+            self._socket.unbind(self.address.endpoint)  # of inproc too, where a close frees the name at a later moment
+            while not self._copies and self._monitor.poll(CLOSING):
+                if _event_of(self._monitor)[0] & _CLOSED:
+                    break
+        self._socket.disable_monitor()
         self._monitor.close(0)
+        self._socket.close()
         self._lost.detach()
 
 

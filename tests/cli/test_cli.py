@@ -13,7 +13,7 @@ LIMIT = 15.0  # seconds that the self-test may take
 
 
 def test_without_arguments_it_tests_itself(script: Any) -> None:
-    result = script.python("-m", "pyzmp", timeout=30, env={"PYZMP_REGISTRY": "tcp://127.0.0.1:1"})  # not asked
+    result = script.python("-m", "pyzmp", timeout=25, env={"PYZMP_REGISTRY": "tcp://127.0.0.1:1"})  # not asked
     assert (result.code, result.err) == (0, "")
     *checks, last = result.out.splitlines()
     assert len(checks) > 15
@@ -47,7 +47,7 @@ def test_what_it_does_not_know_is_an_error(script: Any, argument: str) -> None:
 
 def test_a_self_test_that_fails_says_so_and_exits_with_1(script: Any, domain: Path) -> None:
     (domain / "file").touch()
-    result = script.python("-m", "pyzmp", env={"PYZMP_DIR": str(domain / "file")}, timeout=30)
+    result = script.python("-m", "pyzmp", env={"PYZMP_DIR": str(domain / "file")}, timeout=25)
     assert result.code == 1
     failed = [line for line in result.out.splitlines() if line.startswith("FAILED")]
     assert len(failed) == 1

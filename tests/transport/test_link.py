@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import os
 import random
@@ -204,6 +205,38 @@ def test_an_address_is_free_also_after_callers_were_there(
             echo.server.close()
             assert await until(lambda: caller.ends)  # noqa: B023
     asyncio.run(test())
+
+
+def test_callers_that_end_after_their_listener_was_closed_hold_nobody_up(
+        context: Context, address: str, place: Any, kind: str, until: Any) -> None:
+    def opened(connection: Connection) -> bool:
+        connection.update()
+        return connection.opened
+
+    listener = Listener(context, parse(address))
+    others = []
+    with zmq.Context() as another, contextlib.ExitStack() as callers:
+        for _ in range(8):
+            caller = callers.enter_context(another.socket(zmq.DEALER))
+            caller.set(zmq.LINGER, 0)
+            caller.set(zmq.RCVHWM, 1)
+            caller.connect(listener.address.endpoint)
+            caller.send(b"hello")
+            listener.wait(10)
+            received = listener.receive()
+            assert received is not None
+            for _ in range(32):  # more than the caller takes: some of it is still to leave
+                assert listener.send(received[0], [bytes(1 << 20)])
+        listener.close()
+        for step in range(2):  # while the callers are there, and after their end
+            other = Listener(context, parse(place(kind)))
+            connection = Connection(context, other.address)
+            assert asyncio.run(until(functools.partial(opened, connection)))
+            others += [connection, other]
+            if step == 0:
+                callers.close()
+    for end in others:
+        end.close()
 
 
 def refused(context: Context, path: Path | str) -> str:
