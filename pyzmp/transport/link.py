@@ -321,7 +321,10 @@ class Listener:
             while not self._copies and self._monitor.poll(CLOSING):
                 if _event_of(self._monitor)[0] & _CLOSED:
                     break
-        self._lost()
+        self._socket.disable_monitor()
+        self._monitor.close(0)
+        self._socket.close()
+        self._lost.detach()
 
 
 def _watched(owner: object, context: Context, kind: int, address: Address, events: int) -> Watched:
