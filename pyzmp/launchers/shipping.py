@@ -5,10 +5,12 @@ This is local and trusted: bytes made here go through a pipe to our own child, a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import pickle
 import sys
+import typing
 from collections import ChainMap
 from collections.abc import Iterator
 from multiprocessing.reduction import ForkingPickler
@@ -16,8 +18,10 @@ from types import FunctionType
 from typing import Any, ClassVar
 
 import cloudpickle
+import msgspec
 
 from pyzmp.exceptions import StartError
+from pyzmp.launchers import structs
 
 
 class Unsendable(StartError, TypeError):
@@ -37,11 +41,13 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         if obj is dataclasses.MISSING:  # there is one, which the fields of dataclasses are compared with
             return "MISSING"
+        if type(obj) is msgspec.Meta:  # of an annotation; it has no pickled form of its own
+            return _meta, ({name: getattr(obj, name) for name in dir(obj) if name[0] != "_"},)
         if isinstance(obj, (type, FunctionType)) and self._goes_by_value(obj.__module__):
             module = sys.modules[obj.__module__]
             cloudpickle.register_pickle_by_value(module)
             try:
-                return super().reducer_override(obj)
+                return self._reduced(obj)
             finally:
                 cloudpickle.unregister_pickle_by_value(module)
         synchronize = sys.modules.get("multiprocessing.synchronize")
@@ -49,7 +55,15 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             # Up to Python 3.10 multiprocessing itself fails in the child only.
             raise TypeError("it belongs to multiprocessing's fork context; make it with "
                             "multiprocessing.get_context('forkserver') instead")
-        return super().reducer_override(obj)
+        return self._reduced(obj)
+
+    def _reduced(self, obj: Any) -> Any:
+        reduced = super().reducer_override(obj)
+        if not isinstance(obj, (type, FunctionType)) or not isinstance(reduced, tuple) or len(reduced) < 3:
+            return reduced  # not by value
+        if isinstance(obj, type) and issubclass(obj, msgspec.Struct):
+            reduced = structs.reduce(obj)
+        return _with_hints(obj, reduced)
 
     def _goes_by_value(self, name: str | None) -> bool:
         if name is None or name not in sys.modules or name == "__main__":  # cloudpickle knows what to do
@@ -57,6 +71,24 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if name not in self._by_value:
             self._by_value[name] = not _importable(name)
         return self._by_value[name]
+
+
+def _meta(fields: dict[str, Any]) -> msgspec.Meta:
+    return msgspec.Meta(**fields)
+
+
+def _with_hints(obj: Any, reduced: Any) -> Any:
+    """What goes by value for a function or a class, with annotations that are text looked up.
+
+    In the child there is no module to look them up in.  Text that nobody can look up stays text.
+    """
+    for state in reduced[2] if isinstance(reduced[2], tuple) else [reduced[2]]:
+        given = (state or {}).get("__annotations__", {})
+        if any(isinstance(each, str) for each in given.values()):
+            with contextlib.suppress(Exception):
+                hints = typing.get_type_hints(obj, include_extras=True)
+                state["__annotations__"] = {name: hints.get(name, each) for name, each in given.items()}
+    return reduced
 
 
 def _importable(name: str) -> bool:

@@ -102,3 +102,40 @@ def test_a_lock_of_the_fork_context_is_refused_by_all_but_fork(start_method: str
 def test_the_abstract_classes_of_the_standard_library_are_not_copied() -> None:
     for kind in (abc.Iterator, abc.AsyncIterator, abc.Callable):  # frozen into the interpreter since Python 3.13
         assert pickle.loads(dumps(kind, name="node", open_in="on_start")) is kind
+
+
+ANNOTATED = """
+from __future__ import annotations
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated
+import msgspec
+import pyzmp
+if TYPE_CHECKING:
+    from nowhere import Nothing
+
+@dataclass
+class Tree:
+    value: Annotated[Decimal, msgspec.Meta(title="what counts")]
+    children: list[Tree] = field(default_factory=list)
+
+class Adder(pyzmp.Node):
+    @pyzmp.service
+    def total(self, tree: Tree, factor: Annotated[int, msgspec.Meta(gt=0)]) -> Decimal:
+        return factor * (tree.value + sum(child.value for child in tree.children))
+
+    def other(self, value: Nothing) -> Nothing:
+        return value
+
+with Adder("adder"):
+    print(Adder.total(Tree(Decimal(3), [Tree(Decimal(4))]), 2))
+    try:
+        Adder.total(Tree(Decimal(3)), 0)
+    except pyzmp.InvalidCall as error:
+        print("refused")
+"""
+
+
+def test_names_that_a_program_uses_in_annotations_only_travel_too(script: Any, domain: Path) -> None:
+    result = script(ANNOTATED)
+    assert (result.code, result.out, result.err) == (0, "14\nrefused\n", "")
