@@ -45,6 +45,9 @@ class Step:
 class _Life:
     """What a CoProcess has in one process only: it is neither pickled nor carried by a fork."""
 
+    __slots__ = ("astarting", "control", "handle", "here", "home", "listening", "pid", "published", "ready", "starting",
+                 "values")
+
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.starting = threading.RLock()  # held by the one thread that starts
@@ -55,6 +58,7 @@ class _Life:
         self.home: Any = None  # what a subclass has where it lives
         self.values: Any = None  # of its parameters, likewise
         self.published: Any = None  # its topics, likewise
+        self.listening: Any = None  # what it subscribes to, likewise
         self.here: _Here | None = None  # of the loop, where run() runs it
 
 
@@ -121,14 +125,18 @@ class CoProcess:
 
     # Pieces of a body.
 
-    @contextlib.contextmanager
     def _entered(self, args: tuple[Any, ...],
-                 kwargs: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+                 kwargs: dict[str, Any]) -> AbstractContextManager[tuple[tuple[Any, ...], dict[str, Any]]]:
         """Enters the context manager, if there is one; gives the target's arguments."""
         if self._context_manager is None:
-            yield args, kwargs
-            return
-        with self._context_manager(*args, **kwargs) as value:
+            return contextlib.nullcontext((args, kwargs))
+        return self._inside(self._context_manager, args, kwargs)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _inside(entered: Callable[..., AbstractContextManager[Any]], args: tuple[Any, ...],
+                kwargs: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+        with entered(*args, **kwargs) as value:
             front = () if value is None else value if isinstance(value, tuple) else (value,)
             yield (*front, *args), kwargs
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from pyzmp.protocol import envelope, runs
 from pyzmp.protocol.accounts import SubscriberAccount
-from pyzmp.protocol.envelope import Taken
-from pyzmp.protocol.feed import Outlet
+from pyzmp.protocol.envelope import Buffer, Subscribe, Taken
+from pyzmp.protocol.feed import Outlet, Run
+from pyzmp.protocol.runs import Bodies
 from pyzmp.transport.outbox import Flushed
 from pyzmp.transport.server import Peer
 
@@ -48,11 +50,23 @@ class Origin(Protocol):
 class Subscription:
     """One subscription of a publisher, and whose it is."""
 
-    __slots__ = ("call", "outlet", "peer", "publisher", "subscriber", "who")
+    __slots__ = ("call", "outlet", "packed", "peer", "publisher", "subscriber", "who")
 
-    def __init__(self, publisher: Origin, peer: Peer, call: int, who: str, outlet: Outlet) -> None:
-        self.publisher, self.peer, self.call, self.who, self.outlet = publisher, peer, call, who, outlet
-        self.subscriber = who or peer.hello.caller
+    def __init__(self, publisher: Origin, peer: Peer, asked: Subscribe, outlet: Outlet) -> None:
+        self.publisher, self.peer, self.outlet = publisher, peer, outlet
+        self.call, self.who, self.packed = asked.call, asked.who, asked.packed
+        self.subscriber = self.who or peer.hello.caller
+
+    def told(self, run: Run) -> tuple[bytes, Sequence[Buffer]]:
+        """The message, with its buffers, that tells it of *run*; most of it is made once for all."""
+        bodies, tails = run.bodies, run.tails
+        if self.packed and isinstance(bodies, Bodies) and len(bodies) > 1:
+            if True not in tails:
+                tails[True] = runs.tail(run.number, run.times)
+            return runs.packed(self.call, tails[True]), (bodies.joined,)
+        if False not in tails:
+            tails[False] = envelope.tail(run.number, run.times, list(bodies), len(run.buffers))
+        return envelope.published(self.call, tails[False]), run.buffers
 
     def account(self) -> SubscriberAccount:
         """What became of what was offered to it."""

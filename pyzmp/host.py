@@ -5,26 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Iterator
 
 from msgspec.structs import replace
 
 from pyzmp.exceptions import MalformedMessage, PyzmpError
-from pyzmp.guest import WORKERS, Guest, either
-from pyzmp.pending import Pending
-from pyzmp.protocol.admission import Admission, Limits
+from pyzmp.guest import WORKERS, Guest, either, full, too_late, why_not
+from pyzmp.lone import Lone
+from pyzmp.pending import Pending, first
+from pyzmp.protocol.admission import Admission, Begun
 from pyzmp.protocol.calls import CALLS, SIZE, Callee
 from pyzmp.protocol.deadline import Deadline
-from pyzmp.protocol.envelope import Cancel, Code, Credit, End, Failure, Flag, Item, Parcel, Request
+from pyzmp.protocol.envelope import Calls, Cancel, Code, Credit, End, Item, Parcel, Request
 from pyzmp.protocol.facts import NodeFact, Trait
-from pyzmp.protocol.kept import Kept, Standing
-from pyzmp.protocol.outcomes import refuse, unknown
+from pyzmp.protocol.outcomes import refuse
+from pyzmp.protocol.rows import MOST
 from pyzmp.publishing import Publishing
 from pyzmp.registry import reach
 from pyzmp.runtime import Runtime
 from pyzmp.serving import Serving
+from pyzmp.several import Several, Together, apart
 from pyzmp.transport.server import Peer, Server
 
 TURN = 0.001  # seconds after which a loop looks again at what has come, before it begins more calls
@@ -49,9 +50,13 @@ class Host:
         self.own: dict[Guest, Server] = {}  # until it is gone: a successor may have its name
         self.publishing = Publishing(self.server, lambda: [self.server, *self.own.values()],
                                      lambda node, caller: node in self.guests and caller == runtime.member.id)
-        self._waiting: Admission[Peer, Pending] = Admission()
+        self._waiting: Admission[Peer, Pending | Several] = Admission(apart)
+        self._together = Together(self._waiting, lambda request: why_not(request, self.guests.get(request.node)),
+                                  self._steps)
+        self._lone: Lone | None = None  # a call that has come alone, as far as what has come is read
+        self._beginning = False
         self._lanes: set[str] = set()  # the nodes with calls that wait for a worker thread
-        self._next: Pending | None = None  # an inline call that waits for them
+        self._next: Pending | Several | None = None  # an inline call that waits for them
         self._ahead = 0  # calls that take their first step later in this turn of the loop
         self._held: str | None = None  # the loop that a call waits for which holds up this one
         self._crossing: str | None = None  # a call that has come from there meanwhile
@@ -119,29 +124,16 @@ class Host:
     async def remove(self, guest: Guest, drain: float) -> None:
         """Take a node away: new calls are refused, those that run may end within *drain* seconds or until its hurry."""
         guest.leaving = True
-        for _, pending in self._waiting.withdraw(lambda pending: pending.request.node == guest.name):
+        self._not_alone()
+        for _, pending in self._waiting.withdraw(lambda pending: self.guests.get(pending.request.node) is guest):
             pending.refuse(Code.REFUSED, f"{guest.name!r} is shutting down")
         try:
             if guest.running:
                 await either(guest.idle.wait(), guest.hurry.wait(), timeout=drain)
         finally:
             guest.gone = True
-            await self._cancel(guest)
+            await guest.cancel(CANCEL)
             self._drop(guest)
-
-    @staticmethod
-    async def _cancel(guest: Guest) -> None:
-        """Cancel the calls that still run, so that they are answered before the node is gone."""
-        if guest.running:
-            log.warning("%s: %d calls were still running when it stopped", guest.name, len(guest.running))
-        stopping = list(guest.running)
-        for serving in stopping:
-            serving.cancel()
-        if stopping:
-            await either(guest.idle.wait(), timeout=CANCEL)
-            await asyncio.sleep(0)  # for their answers
-        for serving in list(guest.running):
-            serving.abandon()
 
     def _drop(self, guest: Guest) -> None:
         if guest.workers is not None:
@@ -181,15 +173,39 @@ class Host:
     def _called(self, peer: Peer, parcel: Parcel) -> None:
         message, callee = parcel.message, peer.state
         assert isinstance(callee, Callee)
+        self._not_alone()
         if type(message) is Request:
-            if callee.fresh(message):
+            busy = self._beginning or self._waiting or self._ahead or self._next or self._held or parcel.buffers
+            fresh = callee.fresh(message)
+            if fresh and (busy or not peer.is_read):
                 self._admit(Pending(peer, callee, message, parcel.buffers))
+            elif fresh:
+                self._lone = Lone(peer, callee, message)
+        elif type(message) is Calls:
+            self._called_together(Several(peer, callee, message, self.loop, self._served))
         elif isinstance(message, Cancel):
-            self._cancel_call(peer, callee, message.call)
+            wanted = range(message.call, message.call + min(message.count, MOST))
+            self._together.cancel(peer, wanted)
+            for call in [call for call in min(wanted, callee.open, key=len) if call in wanted and call in callee.open]:
+                self._cancel_call(peer, callee, call)
         elif isinstance(message, (Item, End, Credit)):
             callee.hand(message.call, parcel)
         else:
             raise MalformedMessage(f"a {type(message).__name__}, which is not for a node")
+
+    def _not_alone(self) -> None:
+        """Let a call wait for its turn that came alone: something else comes before it begins."""
+        lone, self._lone = self._lone, None
+        if lone is not None:
+            self._admit(lone.pending())
+
+    def _called_together(self, several: Several) -> None:
+        """Let calls that came together wait for their turn; one by one where it is not the same for all of them."""
+        request = several.request
+        if several.callee.fresh(request, request.count) and (
+                self._held or not self._together.admit(several, self.guests.get(request.node))):
+            for _, pending, _ in several.apart():
+                self._admit(pending)
 
     def _admit(self, pending: Pending) -> None:
         """Let a call wait for its turn, which comes once all that has arrived is read."""
@@ -200,7 +216,7 @@ class Host:
             pending.refuse(Code.OVERLOADED, "more calls came over this session than its window has places for")
             return
         guest = self.guests.get(request.node)
-        refusal = self._refusal(request, guest)
+        refusal = why_not(request, guest)
         if refusal is not None or guest is None:
             pending.reply(refusal or refuse(request.call, Code.REFUSED, ""))
             return
@@ -209,34 +225,14 @@ class Host:
         pending.guest, provided = guest, guest.services[request.service]
         if provided.worker:
             self._lanes.add(guest.name)
-        if 0 < len(request.key) <= KEY and provided.traits & Trait.DEDUPLICATE and not self._first(guest, pending, now):
+        if 0 < len(request.key) <= KEY and provided.traits & Trait.DEDUPLICATE and not first(guest, pending, now):
             return
         refused = self._waiting.admit(peer, request.call, pending, node=guest.name, size=pending.size,
                                       deadline=pending.deadline, now=now, lane=guest.name if provided.worker else "",
                                       limits=guest.limits)
         for each in refused:
-            text = _full(each.item.request, guest.limits, each.retry_after)
+            text = full(each.item.request, guest.limits, each.retry_after)
             each.item.refuse(Code.OVERLOADED, text, retry_after=each.retry_after)
-
-    @staticmethod
-    def _first(guest: Guest, pending: Pending, now: float) -> bool:
-        """Whether a call was not asked before; else it has the answer of that, or waits for it."""
-        if guest.kept is None:
-            guest.kept = Kept()
-        pending.kept = guest.kept
-        known = guest.kept.begin(pending.key, pending, now)
-        if known is Standing.FRESH:
-            return True
-        if known is Standing.RUNNING:
-            pending.lighten()
-        elif known is Standing.CROWDED:
-            pending.reply(refuse(pending.request.call, Code.OVERLOADED, "too many wait for the reply of this call"))
-        elif known is Standing.FORGOTTEN:
-            pending.reply(Failure(pending.request.call, Code.DIED, f"{pending.request.service}() of {guest.name!r} has "
-                                  "run, but its reply is not kept any more", True))
-        else:
-            pending.reply(*known)
-        return False
 
     def _cancel_call(self, peer: Peer, callee: Callee, call: int) -> None:
         """The caller does not want a call any more: it is not begun, or told to stop."""
@@ -248,18 +244,47 @@ class Host:
 
     def _parted(self, peer: Peer) -> None:
         """A caller is gone, and with it the wish for what it asked, but not for what it wants no answer to."""
+        self._not_alone()
         self.publishing.parted(peer)
         self._waiting.leave(peer, keep=lambda pending: pending.one_way or pending.kept is not None)
+        self._together.leave(peer)
         if isinstance(peer.state, Callee):
             for cancel in peer.state.leave():
                 cancel()
 
     def _begin_calls(self) -> bool:
-        """Begin the calls that wait, for a millisecond at most; whether there were any."""
-        over, begun = time.monotonic() + TURN, bool(self._lanes) and self._begin_work()
+        """Begin what has come, for a millisecond at most; whether there was anything."""
+        if self._lone is None and not self._waiting:
+            return False
+        self._beginning = True  # what comes from now on waits for its turn
+        try:
+            return self._begin_lone() or self._begin_waiting()
+        finally:
+            self._beginning = False
+
+    def _begin_lone(self) -> bool:
+        """Serve the call that came alone; False where there is none, or it is to wait for its turn as any other."""
+        lone, self._lone = self._lone, None
+        try:
+            if lone is None or lone.begin(self.loop, self._waiting, self.guests, self._served, self._steps):
+                return lone is not None
+        except Exception:  # of ours: it is none of the call's, whose turn is still to come
+            assert lone is not None
+            log.exception("a call that came alone could not be served at once")
+        self._admit(lone.pending())
+        return False
+
+    def _begin_waiting(self) -> bool:
+        over, begun = time.monotonic() + TURN, self._begin_work()
         while self._next is None and (found := self._waiting.next()) is not None:
             begun = True
-            if self._still_wanted(found.item):
+            if isinstance(found.item, Several):
+                if self._ahead:  # as `_begin_in_order`
+                    self._next = found.item
+                    self.loop.call_soon(self._begin_together, found, found.item)
+                else:
+                    self._together.begin(found, found.item)
+            elif self._still_wanted(found.item):
                 self._begin_in_order(found.item)
             if time.monotonic() > over:
                 break
@@ -274,6 +299,7 @@ class Host:
                 self._lanes.discard(lane)
             while (guest is None or guest.working < WORKERS) and (found := self._waiting.next(lane)) is not None:
                 begun = True
+                assert isinstance(found.item, Pending)
                 if self._still_wanted(found.item):
                     self._begin(found.item)
         return begun
@@ -284,7 +310,7 @@ class Host:
             return True
         self._hear_of_cancel(pending)
         pending.peer.look()
-        return self._is_wanted(pending)
+        return pending.callee.running.pop(pending.request.call, None) is not None  # else it was cancelled since
 
     def _hear_of_cancel(self, pending: Pending) -> None:
         """Have a call end where it is cancelled before it begins, though its turn has come."""
@@ -293,11 +319,6 @@ class Host:
             pending.refuse(Code.CANCELLED, f"{pending.request.service}() was cancelled before its turn")
         pending.placed = True
         pending.heed(cancel)
-
-    @staticmethod
-    def _is_wanted(pending: Pending) -> bool:
-        """Whether a call was not cancelled since `_hear_of_cancel`."""
-        return pending.callee.running.pop(pending.request.call, None) is not None
 
     def _begin_in_order(self, pending: Pending) -> None:
         """Begin a call whose turn has come; an inline one once those before it have taken their first step."""
@@ -312,11 +333,19 @@ class Host:
         """Begin the inline call that others had to step before, and go on with those behind it."""
         self._next = None
         pending.peer.look()
-        if self._is_wanted(pending):
+        if pending.callee.running.pop(pending.request.call, None) is not None:
             self._begin(pending)
 
-    def _took_step(self) -> None:
-        self._ahead -= 1
+    def _begin_together(self, found: Begun[Peer, Pending | Several], several: Several) -> None:
+        """As `_begin_next`, of calls that came together."""
+        self._next = None
+        self._together.begin(found, several)
+
+    def _steps(self, ahead: int = 1) -> None:
+        """A call takes its first step later in this turn of the loop, or has done so."""
+        self._ahead += ahead
+        if ahead > 0:
+            self.loop.call_soon(self._steps, -1)
 
     def _begin(self, pending: Pending) -> None:
         """Begin a call.  An error of ours is its answer, and the calls behind it go on."""
@@ -324,10 +353,9 @@ class Host:
         pending.placed = True
         try:
             guest = self.guests.get(request.node)
-            refusal = self._refusal(request, guest)
+            refusal = why_not(request, guest)
             if refusal is None and self._waiting.late(request.node, pending.deadline.remaining(time.monotonic())):
-                refusal = refuse(request.call, Code.EXPIRED, f"{request.service}() of {request.node!r} waited for its "
-                                 "turn until it was too late for an answer in time, and was not begun")
+                refusal = too_late(request)
             if refusal is not None or guest is None:
                 self._ended(pending, ran=False)
                 pending.answer(refusal or refuse(request.call, Code.REFUSED, ""))
@@ -335,8 +363,7 @@ class Host:
             if guest.turned is not None:
                 guest.turned()
             if Serving(self.loop, guest, pending, self._served).begin():
-                self._ahead += 1
-                self.loop.call_soon(self._took_step)
+                self._steps()
         except Exception as error:
             log.exception("%s() of %s could not be served", request.service, request.node)
             self._ended(pending, ran=False)
@@ -371,27 +398,3 @@ class Host:
             for address in server.addresses:
                 server.read(address)
         return self._crossing
-
-    def _refusal(self, request: Request, guest: Guest | None) -> Failure | None:
-        """Why a call is not begun, or None."""
-        if guest is None:
-            return refuse(request.call, Code.REFUSED, f"there is no node {request.node!r} here any more")
-        if request.incarnation not in ((0, 0), guest.incarnation):
-            return refuse(request.call, Code.REFUSED, f"{guest.name!r} was started again since; ask it anew")
-        if guest.refuses(request.service):
-            return refuse(request.call, Code.REFUSED, f"{guest.name!r} is shutting down")
-        if request.service not in guest.services:
-            return refuse(request.call, Code.UNKNOWN_SERVICE,
-                          unknown(request.service, guest.services, f"in node {guest.name!r}"))
-        if request.flags & Flag.ONE_WAY and request.flags & (Flag.STREAM | Flag.UPSTREAM):
-            return refuse(request.call, Code.INVALID_CALL, f"a one-way call of {request.service}() has no streams")
-        if not 0 < request.remaining < math.inf:
-            return refuse(request.call, Code.EXPIRED, f"{request.service}() of {guest.name!r} came with "
-                          f"{request.remaining} s left, so it was not begun")
-        return None
-
-
-def _full(request: Request, limits: Limits, retry_after: float) -> str:
-    return (f"{request.node!r} has no room for {request.service}() now, which did not run: it takes {limits.calls} "
-            f"calls and {limits.size} bytes at once, and none that would wait too long for its turn; try again in "
-            f"{retry_after:.2g} s, or call it with_options(wait=True)")

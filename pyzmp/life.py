@@ -8,14 +8,13 @@ import contextvars
 import functools
 import inspect
 import logging
-import weakref
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from msgspec.structs import replace
 
 from pyzmp import runtime
-from pyzmp.channels.call import ending_here, running_node, serving
+from pyzmp.channels.call import Ending, ending_here, running_node, serving
 from pyzmp.channels.declare import (
     check_streams,
     marks_of,
@@ -25,19 +24,22 @@ from pyzmp.channels.declare import (
     topic_marks_of,
     topics_of,
 )
-from pyzmp.channels.listening import Listening
-from pyzmp.channels.published import Published
 from pyzmp.channels.ticking import period_of, ticks
 from pyzmp.channels.values import Values
 from pyzmp.coprocess import DRAIN, START, CoProcess
 from pyzmp.exceptions import RegistryUnavailable, StartError
-from pyzmp.guest import Guest, Provided, either
-from pyzmp.host import Host
+from pyzmp.guest import Guest, Provided, either, setters
 from pyzmp.launchers.base import Control
 from pyzmp.launchers.entity import EntityControl
+from pyzmp.loopthread import Mark, awaited, call_in, run_alone
 from pyzmp.protocol.admission import LIMITS, Limits
 from pyzmp.protocol.facts import Fact, NodeFact, Position, ServiceFact, Trait
 from pyzmp.protocol.schema import Signature
+
+if TYPE_CHECKING:
+    from pyzmp.channels.listening import Listening
+    from pyzmp.channels.published import Published
+    from pyzmp.host import Host
 
 Kind = Literal["process", "thread", "entity"]
 
@@ -45,7 +47,6 @@ UPDATE = 0.1  # seconds between two calls of an update, at most
 WITHDRAW = 4.0  # seconds that a node which stops waits for the registry, at most
 LOST = 1.0  # the same, where none is followed when it stops: the next one on this host takes less
 CONFIRMED = 1.0  # seconds that a node which starts waits for the publishers that it subscribes to, at most
-HURRY = 0.1  # seconds that it still waits for it once it is hurried
 ENDING = 1.0  # seconds that its timers and its update may take to end
 
 log = logging.getLogger("pyzmp.node")
@@ -104,15 +105,16 @@ class LivingNode(CoProcess):
         inherited = self.__dict__.pop("_settings", None)
         if inherited is not None:
             runtime.inherit(inherited)
+            runtime.current().begin_registry()  # beside all that comes before the first word to it
         life = self._lives(control)
-        return life if isinstance(control, EntityControl) else _run(life)
+        return life if isinstance(control, EntityControl) else run_alone(life, ENDING)
 
     async def _lives(self, control: Control) -> int | None:
         """The node's whole life, on the running loop."""
         running_node.set(self)
         serving.set(None)  # whoever started it may be a service, whose deadline is not the node's
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        begun, stop, early = asyncio.Event(), asyncio.Event(), False
+        begun, stop, early = Mark(), Mark(), False
 
         def told() -> None:
             nonlocal early
@@ -120,7 +122,7 @@ class LivingNode(CoProcess):
             if not begun.is_set() and task is not None:
                 early = True
                 task.cancel()
-        control.on_stop(lambda: _call(loop, told))
+        control.on_stop(lambda: call_in(loop, told))
         try:
             return await self._serves(control, begun, stop)
         except asyncio.CancelledError:
@@ -130,62 +132,117 @@ class LivingNode(CoProcess):
 
     async def _serves(self, control: Control, begun: asyncio.Event, stop: asyncio.Event) -> int | None:
         """Start, which ends with *begun*, and serve until *stop*."""
+        from pyzmp.host import Host  # where nodes live, and not where they are only defined and called
+
         loop, here = asyncio.get_running_loop(), runtime.current()
         status: list[int | None] = []
-        watches = _watches()
+        ending = Ending()
+        ending_here.set(ending)
         host = Host.of(here, loop)
         guest = Guest(self.name, contextvars.copy_context(), limits=Limits(self.max_calls, self.max_bytes))
-        control.on_hurry(lambda: _call(loop, guest.hurry.set))
-        own = self._fact(here, host)
-        async with contextlib.AsyncExitStack() as stack:
-            stack.callback(host.release)
-            stack.callback(_close_all, watches)
-            listening = self._opens(stack, here, host, guest)
+        control.on_hurry(lambda: call_in(loop, guest.hurry.set))
+        try:
+            listening = self._opens(here, host, guest)
+            known = await self._claims(here, host, guest)
             try:
-                await here.announce([own])
-            except asyncio.CancelledError:  # perhaps too late to keep it out of the graph
-                await self._leaves(here, host, guest)
-                raise
-            stack.push_async_callback(self._leaves, here, host, guest)
-            args, kwargs = stack.enter_context(self._entered(self._args, self._kwargs))
-            await _awaited(self.on_start())
-            guest.services = self._services()
-            addresses = host.bind(guest, self._socket_bind, shared=self.kind == "entity", insecure=self._insecure)
-            own = replace(self._registered(here), addresses=tuple(addresses))
-            guest.incarnation = own.incarnation
-            host.add(guest)
-            begun.set()
-            position = await self._appears(here, guest, own, listening)
-            home = self._life.home = _Home(host, guest, self._tasks(guest, args, kwargs, stop, status))
-            control.on_told(self._told)
-            control.ready((addresses[-1], position))
-            try:
-                await stop.wait()
-                await asyncio.sleep(0)  # an update is called once at least, however soon the stop comes
+                with self._entered(self._args, self._kwargs) as (args, kwargs):
+                    ready = await self._begins(here, host, guest, begun, known)
+                    home = self._life.home = _Home(host, guest, self._tasks(guest, args, kwargs, stop, status))
+                    control.on_told(self._told)
+                    control.ready(ready)
+                    try:
+                        await stop.wait()
+                        await asyncio.sleep(0)  # an update is called once at least, however soon the stop comes
+                    finally:
+                        listening.close()
+                        await self._ends(home)
+                        await self._leaves(here, host, guest)
+                        await awaited(self.on_stop())
             finally:
-                listening.close()
-                await self._ends(home)
                 await self._leaves(here, host, guest)
-                await _awaited(self.on_stop())
+        finally:
+            await self._closes(host, guest, ending)
         return status[0] if status else 0
 
-    def _opens(self, stack: contextlib.AsyncExitStack, here: runtime.Runtime, host: Host, guest: Guest) -> Listening:
-        """Have the channels of the node for as long as *stack* stands; nobody knows of them yet."""
+    def _opens(self, here: runtime.Runtime, host: Host, guest: Guest) -> Listening:
+        """Have the channels of the node until it `_closes` them; nobody knows of them yet."""
+        from pyzmp.channels.listening import Listening
+        from pyzmp.channels.published import Published
+
         cls, life = type(self), self._life
+        life.listening = None
         declared = parameters_of(cls)
         life.values = Values(self.name, host.loop, declared, {key: each.given(self) for key, each in declared.items()})
         life.published = Published(self.name, host.publishing, topics_of(cls), functools.partial(topic_marks_of, cls))
-        listening = Listening(self, here, host.loop)
-        stack.callback(setattr, life, "values", None)  # what it was given before the start is there again
-        stack.callback(setattr, life, "published", None)
-        stack.callback(listening.close)
-        stack.callback(host.leave, guest)
-        stack.push_async_callback(life.published.end, guest.hurry)  # with what it publishes when it stops
-        return listening
+        return Listening(self, here, host.loop)
 
-    async def _appears(self, here: runtime.Runtime, guest: Guest, own: NodeFact, listening: Listening) -> Position:
+    async def _closes(self, host: Host, guest: Guest, ending: Ending) -> None:
+        """End what `_opens` has made, and all else that the node holds; each of it, whatever ends with an error."""
+        life = self._life
+        with contextlib.ExitStack() as stack:  # made here, as it would be the largest thing that a node holds
+            stack.callback(host.release)
+            stack.callback(ending.close)
+            stack.callback(setattr, life, "values", None)  # what it was given before the start is there again
+            stack.callback(setattr, life, "published", None)
+            if life.listening is not None:
+                stack.callback(life.listening.close)
+            stack.callback(host.leave, guest)
+            if life.published is not None:
+                await life.published.end(guest.hurry)  # with what it publishes when it stops
+
+    async def _claims(self, here: runtime.Runtime, host: Host, guest: Guest) -> Position | None:
+        """Have the name in the graph; since when, where it serves with that.
+
+        That halves what the start of an entity waits for.  Others bind an address that is named after them, have
+        what may not run before the name is theirs, or yet to find a registry and where to listen.
+        """
+        try:
+            if not (here.replica.following and self._is_plain(host)):
+                await here.announce([self._fact(here, host)])
+                return None
+            guest.since = here.incarnation()
+            position = await self._appears(here, guest, self._joins(host, guest, self._fact(here, host)))
+            guest.incarnation, guest.since = self._registered(here).incarnation, None
+            return position
+        except asyncio.CancelledError:  # perhaps too late to keep it out of the graph
+            await self._leaves(here, host, guest)
+            raise
+        except BaseException:
+            await host.remove(guest, 0)
+            raise
+
+    def _is_plain(self, host: Host) -> bool:
+        """Whether nothing is run, or heard, between the claim of its name and its first call."""
+        from pyzmp.channels.subscribe import listening_of
+
+        cls = type(self)
+        return (self.kind == "entity" and self._socket_bind is None and self._context_manager is None
+                and getattr(self.on_start, "__func__", None) is LivingNode.on_start
+                and not topics_of(cls) and not listening_of(cls) and self.name not in host.guests)
+
+    def _joins(self, host: Host, guest: Guest, own: NodeFact) -> NodeFact:
+        """Serve calls from now on; what to tell of that."""
+        guest.services = self._services()
+        addresses = host.bind(guest, self._socket_bind, shared=self.kind == "entity", insecure=self._insecure)
+        guest.incarnation = own.incarnation
+        host.add(guest)
+        return replace(own, addresses=tuple(addresses))
+
+    async def _begins(self, here: runtime.Runtime, host: Host, guest: Guest, begun: asyncio.Event,
+                      known: Position | None) -> tuple[str, Position]:
+        """Run what the user has for the start, and serve; where that is, and since when the graph knows."""
+        if known is None:
+            await awaited(self.on_start())
+            own = self._joins(host, guest, self._registered(here))
+            begun.set()
+            known = await self._appears(here, guest, own)
+        begun.set()
+        return self._registered(here).addresses[-1], known
+
+    async def _appears(self, here: runtime.Runtime, guest: Guest, own: NodeFact) -> Position:
         """Be in the graph with all channels, and subscribed to the publishers that are there."""
-        values, published, owner = self._life.values, self._life.published, here.member.id
+        life, owner = self._life, here.member.id
+        values, published, listening = life.values, life.published, life.listening
         published.begin(here)
         listening.begin()
         position = await here.announce([own, *self._service_facts(here, guest), *values.facts(owner),
@@ -220,7 +277,7 @@ class LivingNode(CoProcess):
                                           marks_of(type(self), attribute), method.worker, method.traits())
                     for attribute, method in declared.items()}
         offered = {name: offer(name, function) for name, function in self._provided.items()}
-        return {**services, **offered, **_setters(self._life.values)}
+        return {**services, **offered, **setters(self._life.values)}
 
     def _living_values(self, verb: str) -> Values | None:
         """Its parameters where it lives; None where it does not live at all."""
@@ -280,7 +337,7 @@ class LivingNode(CoProcess):
         published.leave()
         try:
             patience = WITHDRAW if here.replica.following else LOST
-            await either(_withdrawn(here, self.name, values, patience), _hurried(guest), timeout=patience)
+            await either(_withdrawn(here, self.name, values, patience), guest.hurried(), timeout=patience)
         except RegistryUnavailable as error:  # then a view that lives on learns it from the end of the connection
             log.warning("%s stops without a registry: %s", self.name, error)
         finally:
@@ -340,61 +397,3 @@ def offer(name: str, function: Callable[..., Any]) -> Provided:
 async def _withdrawn(here: runtime.Runtime, name: str, values: Values, timeout: float) -> None:
     """Take a node out of the graph; those who set its parameters last have their answer with that."""
     values.over(await here.withdraw([("node", name)], timeout))
-
-
-async def _hurried(guest: Guest) -> None:
-    """Wait for the hurry, and a moment more for what needs only that."""
-    await guest.hurry.wait()
-    await asyncio.sleep(HURRY)
-
-
-def _run(life: Coroutine[Any, Any, int | None]) -> int | None:
-    """Run a node's life on a loop of its own.  As `asyncio.run`, but that tasks which will not end are left behind."""
-    loop = asyncio.new_event_loop()
-    try:
-        asyncio.set_event_loop(loop)
-        return loop.run_until_complete(life)
-    finally:
-        if tasks := asyncio.all_tasks(loop):
-            for task in tasks:
-                task.cancel()
-            _, left = loop.run_until_complete(asyncio.wait(tasks, timeout=ENDING))
-            if left:
-                log.warning("%d tasks have not ended with their loop: %s", len(left), left)
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        asyncio.set_event_loop(None)
-        loop.close()
-
-
-async def _awaited(value: Any) -> None:
-    if inspect.isawaitable(value):
-        await value
-
-
-def _call(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop has ended, and the node with it
-        loop.call_soon_threadsafe(callback)
-
-
-def _watches() -> weakref.WeakSet[Any]:
-    """What the code of the node, as it runs here from now on, makes to end with it."""
-    made: weakref.WeakSet[Any] = weakref.WeakSet()
-    ending_here.set(made)
-    return made
-
-
-def _close_all(watches: weakref.WeakSet[Any]) -> None:
-    for watch in list(watches):
-        watch.close()
-
-
-def _setters(values: Values) -> dict[str, Provided]:
-    """The services by which parameters are set from elsewhere."""
-    return {each.setter: Provided(each.setter, functools.partial(_set, values, name), each.signature(), announced=False)
-            for name, each in values.parameters.items() if each.settable}
-
-
-async def _set(values: Values, name: str, value: Any) -> tuple[int, str, int]:
-    """Set a parameter; where in the graph it is then."""
-    epoch, version = await values.aset(name, value)
-    return *epoch, version

@@ -14,7 +14,6 @@ from typing_extensions import Self
 from pyzmp import runtime
 from pyzmp.channels.at import At
 from pyzmp.channels.call import running_node
-from pyzmp.channels.channel import count
 from pyzmp.channels.declare import check_class
 from pyzmp.channels.topic import Topic
 from pyzmp.coprocess import START, CoProcess, graces
@@ -174,7 +173,8 @@ class Node(LivingNode):
     _hinder = _end_start  # what makes a start that another thread is in fail
 
     async def _astart_entity(self, timeout: float | None) -> Any:
-        await self.ashutdown()
+        if self.is_alive():
+            await self.ashutdown()
         life = self._life
         life.ready, life.here = False, None
         handle = life.handle = EntityLauncher(asyncio.get_running_loop()).launch(self._live, name=self.name)
@@ -284,6 +284,8 @@ class Node(LivingNode):
             raise TypeError(f"{type(self).__name__}.__init__ did not call super().__init__(name, **options)")
         if self.kind not in ("process", "thread", "entity"):
             raise ValueError(f"kind of {self.name!r}: expected 'process', 'thread' or 'entity', got {self.kind!r}")
+        from pyzmp.channels.channel import count
+
         for limit in ("max_calls", "max_bytes"):
             count(getattr(self, limit), f"{limit} of {self.name!r}")
         if self.kind == "process" and runtime.settings().registry == "memory":

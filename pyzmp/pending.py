@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import threading
 import time
@@ -37,8 +36,7 @@ from pyzmp.protocol.envelope import (
     fitting,
     size_of,
 )
-from pyzmp.protocol.facts import Trait
-from pyzmp.protocol.kept import Kept
+from pyzmp.protocol.kept import Kept, Standing
 from pyzmp.protocol.outcomes import refuse
 from pyzmp.protocol.streams import Inflow, Outflow
 from pyzmp.transport.server import Peer
@@ -82,8 +80,7 @@ class Pending:
     def inline(self) -> bool:
         """Whether it is run as soon as it is begun."""
         provided = self.guest.services.get(self.request.service) if self.guest is not None else None
-        return provided is not None and not (provided.worker or provided.traits & Trait.STREAM
-                                             or inspect.iscoroutinefunction(provided.function))
+        return provided is not None and provided.inline
 
     def heed(self, cancel: Callable[[], object]) -> None:
         """From now on have *cancel* called when the caller gives the call up, or is gone and was all who wanted it."""
@@ -142,6 +139,26 @@ class Pending:
             log.error("the one-way call of %s() of %r by process %s failed: %s", request.service, request.node,
                       self.peer.hello.caller, what if isinstance(what, str) else f"{type(what).__name__}: {what}")
         self.peer.send(Credit(0, 1, self.size))
+
+
+def first(guest: Guest, pending: Pending, now: float) -> bool:
+    """Whether a call with a key was not asked before; else it has the answer of that, or waits for it."""
+    if guest.kept is None:
+        guest.kept = Kept()
+    pending.kept = guest.kept
+    known = guest.kept.begin(pending.key, pending, now)
+    if known is Standing.FRESH:
+        return True
+    if known is Standing.RUNNING:
+        pending.lighten()
+    elif known is Standing.CROWDED:
+        pending.reply(refuse(pending.request.call, Code.OVERLOADED, "too many wait for the reply of this call"))
+    elif known is Standing.FORGOTTEN:
+        pending.reply(Failure(pending.request.call, Code.DIED, f"{pending.request.service}() of {guest.name!r} has "
+                              "run, but its reply is not kept any more", True))
+    else:
+        pending.reply(*known)
+    return False
 
 
 class Outgoing:

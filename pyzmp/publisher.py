@@ -10,25 +10,24 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from pyzmp.exceptions import DeadlockError, PublishTimeout, TopicEnded
+from pyzmp.gathering import SMALL, Gathering, clock
 from pyzmp.home import Demand, Home, Subscription, call_soon
 from pyzmp.protocol import envelope
 from pyzmp.protocol.accounts import SubscriberAccount
 from pyzmp.protocol.envelope import Buffer, Code, Ended, Failure, Skipped, Subscribe, Subscribed, Taken
-from pyzmp.protocol.feed import AROUND, BATCH, BATCH_SIZE, YOUNG, Bounds, Feed, Full, Outlet, Run, Skip
+from pyzmp.protocol.feed import AROUND, YOUNG, Bounds, Feed, Full, Outlet, Run, Skip
 from pyzmp.protocol.fits import fits
+from pyzmp.protocol.limits import is_one
 from pyzmp.protocol.schema import Type
 from pyzmp.transport.server import Peer
 from pyzmp.transport.waiters import Changes
 
 ENDED = 64  # subscriptions that have ended whose accounts are kept
 GLANCE = 0.0005  # seconds between two looks at what has come, on a loop that is held up
-SMALL = BATCH_SIZE // BATCH  # bytes up to which messages are gathered
 LARGE = 1 << 16  # bytes from which on a message may go beyond what a peer takes
 
-_clock = time.time  # noqa: TID251  subscribers are told when each message was published
 
-
-class Publisher:
+class Publisher(Gathering):
     """One topic of one node, or program, where it is published.  Any thread may publish; the loop's thread sends.
 
     ``patience`` says how long a publisher may wait, where it was given so many seconds or None.
@@ -36,6 +35,7 @@ class Publisher:
 
     def __init__(self, home: Home, node: str, topic: str, type: Type, keep: int,
                  patience: Callable[[float | None], float], demand: Demand) -> None:
+        super().__init__(type)
         self.node, self.topic, self.type = node, topic, type
         self.known = False  # whether anybody can subscribe by now
         self.over = ""  # why nothing can be published any more
@@ -43,7 +43,6 @@ class Publisher:
         self._home, self._loop, self._patience, self._in_loop = home, home.loop, patience, demand
         self._feed = Feed(os.urandom(8), keep, young=True)
         self._appeared: float | None = None  # when the graph heard of it, by the loop's clock
-        self._pending: deque[tuple[float, bytes]] = deque()  # small messages that the feed was not given yet
         self._careful = False  # whether a message may have to wait, or come too late
         self._lock = threading.RLock()
         self._changes = Changes(self._lock)  # of the room and the number of subscribers
@@ -66,29 +65,27 @@ class Publisher:
             self._feed.keep(count)
 
     def put(self, body: bytes, buffers: Sequence[Buffer] = (), at: float | None = None,
-            timeout: float | None = None) -> None:
-        """Publish an encoded value, *at* that time since 1970, or now.
+            timeout: float | None = None, *, alone: bool = False) -> None:
+        """Publish an encoded value, *at* that time since 1970, or now; *alone* where it may be no value at all.
 
         Where a subscription that is waited for has no room, it blocks until there is; PublishTimeout after *timeout*
         seconds, DeadlockError where it would never come.  Raises CannotTravel, and `TopicEnded` after the end.
         """
-        if self._careful or buffers or len(body) > SMALL:
-            self._put_alone(body, buffers, _clock() if at is None else at, timeout)
-            return
-        pending = self._pending
-        pending.append((_clock() if at is None else at, body))  # at one stroke: other threads publish too
-        if len(pending) >= BATCH or not (self._gathers if _get_running_loop() is self._loop else self._woken):
-            self._off()
+        now = clock() if at is None else at
+        if self._careful or buffers or len(body) > SMALL or alone:
+            self._put_alone(body, buffers, now, timeout)
+        elif not self._gather(now, body):
+            self.off()
 
     def _put_alone(self, body: bytes, buffers: Sequence[Buffer], at: float, timeout: float | None) -> None:
         """Publish what is not gathered with what was published before."""
         size = self._size(body, buffers)
         if self._is_within():
             self._check_over()
-            if buffers:
-                call_soon(self._loop, self.put, body, buffers, at)
+            if buffers or not is_one(body):
+                call_soon(self._loop, lambda: self.put(body, buffers, at, alone=True))
             else:
-                self._pending.append((at, body))  # whatever the room: nothing can be waited for
+                self._gather(at, body)  # whatever the room: nothing can be waited for
         else:
             with self._lock:
                 self._check_over()
@@ -97,7 +94,7 @@ class Publisher:
                     self._prepare(size, timeout)
                 self._feed.publish(at, body, buffers)
                 self._flush()
-        self._off()
+        self.off()
 
     async def aput(self, body: bytes, buffers: Sequence[Buffer] = (), at: float | None = None,
                    timeout: float | None = None) -> None:
@@ -109,7 +106,7 @@ class Publisher:
                 self._flush()
                 crowded = self._crowded(size)
                 if not crowded:
-                    self._feed.publish(_clock() if at is None else at, body, buffers)
+                    self._feed.publish(clock() if at is None else at, body, buffers)
                     self._flush()
                     break
                 self._wake()
@@ -118,7 +115,7 @@ class Publisher:
                 over = time.monotonic() + (patience := self._patience(timeout))
             if not await self._changes.came(change, over):
                 raise self._late(crowded, patience)
-        self._off()
+        self.off()
 
     def _size(self, body: bytes, buffers: Sequence[Buffer]) -> int:
         if buffers or len(body) > LARGE:
@@ -185,55 +182,57 @@ class Publisher:
     def flush(self) -> None:
         """Let everything leave; called at the end of the loop's turn."""
         with self._lock:
-            self._gathers = False
-            self._flush()
+            self._gathers, self.due = False, 0.0
+            if self.pending or self._feed.gathers:  # most often all has left in the call that published it
+                self._flush()
 
-    def _off(self) -> None:
+    def off(self) -> None:
         """Have what was published leave: at once in the loop's thread, and soon from any other."""
+        if self._may_wait():
+            return
         if self._is_within():
             self._wake()
         elif _get_running_loop() is self._loop:
             self._leave()
         else:
             with self._lock:
-                if len(self._pending) >= BATCH:
+                if len(self.pending) >= self._most:
                     self._flush()
                 self._wake()
+                self._in_a_moment(clock())
 
     def _leave(self) -> None:
         """Let everything leave; what else is published in this turn of the loop leaves with its end."""
+        began = clock()
         with self._lock:
-            self._woken = False
+            self._woken, self.due = False, 0.0
             self._send_outgoing()
             self._flush()
             held_up = self._gathers and any(not outlet.idle for outlet in self._feed.outlets)
             self._gathers = self._gathers or self._home.gathers(self)
+            if self._gathers:
+                self._in_a_moment(began)
         if held_up:
             self._home.look()  # nobody else hears what subscribers say
 
     def _flush(self) -> None:
         """Offer what was published to all subscriptions."""
-        feed, pending = self._feed, self._pending
-        if feed.gathers:
-            self._send(feed.flush())
-        while pending:
-            times, bodies = zip(*[pending.popleft() for _ in range(min(len(pending), BATCH))], strict=True)
-            feed.extend(times, bodies)
-            self._send(feed.flush())
-        self._weigh()
+        if self._feed.gathers:
+            self._send(self._feed.flush())
+        for times, bodies in self._taken():
+            self._send(self._feed.offer(times, bodies))
+        self._look()
 
-    def _weigh(self) -> None:
+    def _look(self) -> None:
         self._careful = bool(self.over) or not self._feed.is_clear
+        self._weigh(careful=self._careful, few=bool(self._feed.blocking))
 
     def _send(self, parts: Iterable[tuple[Outlet, list[Run | Skip]]]) -> None:
-        last, tail = None, b""
         for outlet, pieces in parts:
             subscription = self._subscriptions[outlet]
             for piece in pieces:
                 if isinstance(piece, Run):
-                    if piece is not last:
-                        last, tail = piece, envelope.tail(piece.number, piece.times, piece.bodies, len(piece.buffers))
-                    self._transmit(subscription, envelope.published(subscription.call, tail), piece.buffers)
+                    self._transmit(subscription, *subscription.told(piece))
                 else:
                     self._transmit(subscription, envelope.encode(Skipped(subscription.call, piece.number, piece.count)))
 
@@ -267,7 +266,7 @@ class Publisher:
 
     def awaited(self) -> float:
         """How many seconds those who were there before it may still need to hear what was published."""
-        if not (self._pending or self._feed.next) or self.over:
+        if not (self.pending or self._feed.next) or self.over:
             return 0.0
         return YOUNG / 2 if self._appeared is None else max(0.0, self._appeared + YOUNG / 2 - self._loop.time())
 
@@ -286,11 +285,11 @@ class Publisher:
             self._send_outgoing()
             outlet = self._feed.subscribe(message.full, bounds, message.history, message.since,
                                            early=message.early)
-            subscription = Subscription(self, peer, message.call, message.who, outlet)
+            subscription = Subscription(self, peer, message, outlet)
             self._subscriptions[outlet] = subscription
             peer.send(Subscribed(message.call, self._feed.life, outlet.start, self.type.shape))
             self._send([(outlet, outlet.grant(0, bounds.window, bounds.window_size))])
-            self._weigh()
+            self._look()
             if len(self._subscriptions) == 1:
                 self._tell(True)
             self._changes.tell()
@@ -304,7 +303,7 @@ class Publisher:
                 return
             self._send_outgoing()
             self._send([(outlet, outlet.grant(message.taken, message.items, message.size))])
-            self._weigh()
+            self._look()
             if outlet.full == Full.BLOCK or self.over:
                 self._changes.tell()
 
@@ -318,7 +317,7 @@ class Publisher:
             self._send_outgoing()
             self._feed.end(outlet)
             del self._subscriptions[outlet]
-            self._weigh()
+            self._look()
             self.ended.append(subscription.account())  # without what still waited
             if not self._subscriptions:
                 self._tell(False)
@@ -375,7 +374,7 @@ class Publisher:
     def stop(self, why: str) -> None:
         """Take nothing any more."""
         with self._lock:
-            self.over, self._careful = why, True
+            self.over, self._careful, self.quick = why, True, frozenset()  # first: nothing comes behind what is flushed
             self._flush()
             self._send_outgoing()
             self._changes.tell()
@@ -384,7 +383,8 @@ class Publisher:
         """In a forked child: take nothing any more.  A thread of the parent's may have the lock."""
         self._lock = threading.RLock()
         self._changes = Changes(self._lock)
-        self._careful, self.over = True, "it was published by the parent of this forked process"
+        self.over = "it was published by the parent of this forked process"
+        self._look()
 
     @property
     def backlog(self) -> int:

@@ -76,6 +76,8 @@ class Publishing:
         """Take what is about subscriptions; False for anything else.  Raises MalformedMessage where it cannot be."""
         message = parcel.message
         kind = type(message)
+        if kind is Request:  # first, as these come most often
+            return message.service.endswith(ACCOUNTS) and self._asked(peer, message)  # type: ignore[union-attr,arg-type]
         if kind is Taken:
             found = self._subscriptions.get((peer, message.call))  # type: ignore[union-attr]
             if found is not None:
@@ -86,8 +88,6 @@ class Publishing:
             self._subscribe(peer, message)  # type: ignore[arg-type]
         elif kind is Cancel and (peer, message.call) in self._subscriptions:  # type: ignore[union-attr]
             self._end(peer, message.call)  # type: ignore[union-attr]
-        elif kind is Request and message.service.endswith(ACCOUNTS):  # type: ignore[union-attr]
-            return self._asked(peer, message)  # type: ignore[arg-type]
         else:
             return False
         return True

@@ -84,8 +84,8 @@ def run(echo: Callable[[str], object]) -> bool:
     results = [_told("the directory of the user's own domain is private and writable", _own_directory, echo)]
     with contextlib.ExitStack() as stack:
         made: list[str] = []
-        results.append(_told("a domain of the self-test's own", lambda: made.append(stack.enter_context(_world())),
-                             echo))
+        results.append(_told("a domain of the self-test's own",
+                             lambda: made.append(stack.enter_context(world("selftest"))), echo))
         results += [_told(name, check, echo) for directory in made for name, check in _checks(directory)]
     results += [_told("nothing is left behind", lambda: _nothing_left(directory), echo)  # noqa: B023  at once
                 for directory in made]
@@ -95,14 +95,14 @@ def run(echo: Callable[[str], object]) -> bool:
 
 
 @contextlib.contextmanager
-def _world() -> Iterator[str]:
-    """A domain of the self-test's own, in a directory that is removed again."""
-    directory = temporary_directory("selftest")
+def world(name: str) -> Iterator[str]:
+    """The domain *name*, in a directory of its own that is removed again."""
+    directory = temporary_directory(name)
     before = os.environ.get("PYZMP_DIR")
     os.environ["PYZMP_DIR"] = directory
     try:
         runtime.reset()
-        runtime.configure(domain="selftest", registry="")
+        runtime.configure(domain=name, registry="")
         yield directory
     finally:
         runtime.reset()

@@ -7,6 +7,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from contextvars import Context
 from typing import Any
 
 from pyzmp.channels.call import Call, serving
@@ -24,17 +25,18 @@ class Serving:
     """One call that a node runs, on *loop*.  *ended* is called there once it has its answer."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, guest: Guest, pending: Pending,
-                 ended: Callable[[Serving], object]) -> None:
+                 ended: Callable[[Serving], object], call: Call | None = None, context: Context | None = None) -> None:
         request = pending.request
         self.guest, self.pending = guest, pending
         self._loop, self._ended = loop, ended
         self.provided: Provided = guest.services[request.service]
-        self._call = Call(guest.name, request.service, pending.peer.hello.caller, pending.deadline, request.chain)
-        self._context = guest.context.copy()
+        self._call = call or Call(guest.name, request.service, pending.peer.hello.caller, pending.deadline,
+                                  request.chain)
+        self._context = context or guest.context.copy()
         self._outgoing: Outgoing | None = None
         self._incoming: Incoming | None = None
         self._task: asyncio.Task[Any] | None = None
-        self._unwanted = False  # by its caller
+        self._unwanted = self._call.given_up  # by its caller
 
     def begin(self) -> bool:
         """Begin the call, or answer that its arguments do not fit; whether it takes its first step later, as a task."""
@@ -56,15 +58,19 @@ class Serving:
         try:
             value = self._context.run(self._inline, provided.function, args, kwargs)
         except BaseException as error:
-            self._failed(error)
-            _pass_on(error)
+            self.failed(error)
+            pass_on(error)
+            return False
+        return self.came(value)
+
+    def came(self, value: Any) -> bool:
+        """The service has given *value*, in this turn of the loop; whether it goes on."""
+        if self._outgoing is not None:
+            self._go_on(self._stream(value, self._outgoing))
+        elif inspect.iscoroutine(value):
+            self._go_on(value)
         else:
-            if self._outgoing is not None:
-                self._go_on(self._stream(value, self._outgoing))
-            elif inspect.iscoroutine(value):
-                self._go_on(value)
-            else:
-                self._returned(value)
+            self._returned(value)
         return self._task is not None
 
     def _inline(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -121,6 +127,8 @@ class Serving:
 
     def _go_on(self, service: Coroutine[Any, Any, Any]) -> None:
         """Answer an async *service* once its task has ended."""
+        if not self._unwanted:
+            self.pending.heed(self._given_up)
         task = self._task = self._context.run(self._loop.create_task, self._outcome(service))
         self.guest.begin(self)
 
@@ -130,7 +138,7 @@ class Serving:
             service.close()  # where it was cancelled before its first step
             value, error = (None, asyncio.CancelledError()) if task.cancelled() else task.result()
             self._settle(value, error)
-            _pass_on(error)
+            pass_on(error)
         task.add_done_callback(ended)
 
     async def _outcome(self, service: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
@@ -226,12 +234,18 @@ class Serving:
         if error is None:
             self._returned(value)
         else:
-            self._failed(error)
+            self.failed(error)
 
     def _returned(self, value: Any) -> None:
         """The service returned; what it may not return, or what cannot travel, is its error."""
+        self._call.ends()
+        try:
+            self._answer(value)
+        finally:
+            self._ended(self)  # behind it: the answer is on its way meanwhile
+
+    def _answer(self, value: Any) -> None:
         name, call = self.provided.name, self.pending.request.call
-        self._over()
         if self._outgoing is not None:
             self.pending.answer(End(call))
             return
@@ -243,7 +257,7 @@ class Serving:
         else:
             self.pending.answer(Reply(call, body, len(buffers)), buffers)
 
-    def _failed(self, error: BaseException) -> None:
+    def failed(self, error: BaseException) -> None:
         """The service raised; where that was because its caller had given it up, that is what is said."""
         self._over()
         if self._unwanted and isinstance(error, (asyncio.CancelledError, GeneratorExit, Cancelled)):
@@ -271,7 +285,7 @@ class Serving:
                             f"{why}")
 
 
-def _pass_on(error: BaseException | None) -> None:
+def pass_on(error: BaseException | None) -> None:
     """Raise a Ctrl-C of the user's, whom the loop of the main thread belongs to."""
     if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
         raise error

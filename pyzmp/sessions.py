@@ -20,12 +20,13 @@ from concurrent.futures import Future
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 
+from pyzmp import asking
+from pyzmp.asking import Begun as Begun  # noqa: PLC0414 - it is part of what this module says
 from pyzmp.exceptions import NodeDied
 from pyzmp.protocol.calls import CALLS, SIZE
 from pyzmp.protocol.envelope import Buffer, Credit, End, Flag, Item, size_of
-from pyzmp.protocol.outcomes import Ask, Event, Outcome, cancelled, died, overloaded
+from pyzmp.protocol.outcomes import Ask, Event, Outcome, died, overloaded, whole
 from pyzmp.transport.context import Context
 from pyzmp.transport.line import Line
 from pyzmp.transport.outbox import guarded
@@ -163,7 +164,7 @@ class Sessions:
     def _end_asked(self) -> None:
         while self._asked:
             _, ask, done, _ = self._asked.popleft()
-            guarded(done, died(ask, ENDED, executed=False))
+            guarded(done, whole(ask, died(ask, ENDED, executed=False)))
 
     async def acall(self, target: Target, ask: Ask) -> Outcome:
         """Make a call and await its one outcome."""
@@ -173,17 +174,19 @@ class Sessions:
             near = self._near_to(loop)
         deliveries, lines = near
         future: asyncio.Future[Any] = loop.create_future()
+        begun: Begun | None = None
         if target.address.startswith("memory:"):
             line = self._attached(lines, loop, target)
-            call = line.start(ask, lambda event: settle(future, event))
-            give_up: Callable[[], object] = functools.partial(line.cancel, call)
+            call = line.start(ask, functools.partial(settle, future))
         else:
-            begun = self.submit(target, ask, lambda event: deliveries.put(future, event))
-            give_up = functools.partial(self.give_up, begun)
+            begun = self.submit(target, ask, functools.partial(deliveries.put, future))
         try:
             return await future  # type: ignore[no-any-return]
         except asyncio.CancelledError:
-            give_up()
+            if begun is None:
+                line.cancel(call)
+            else:
+                self.give_up(begun)
             raise
 
     def _near_to(self, loop: asyncio.AbstractEventLoop) -> _Near:
@@ -213,13 +216,16 @@ class Sessions:
         if self._closed:
             self._end_asked()
         while self._asked:
-            target, ask, done, begun = self._asked.popleft()
+            asked = target, ask, done, begun = self._asked.popleft()
             try:
                 line = self._attached(self._shared, self._loop, target)
             except Exception as error:
-                guarded(done, died(ask, f"it cannot be reached: {error}", executed=False))
+                guarded(done, whole(ask, died(ask, f"it cannot be reached: {error}", executed=False)))
             else:
-                guarded(begun.start, line, ask, done)
+                if ask.bare and self._asked:
+                    guarded(asking.start, line, asking.joining(asked, self._asked))
+                else:
+                    guarded(begun.start, line, ask, done)
             if ask.flags & Flag.ONE_WAY:
                 with self._lock:
                     self._posting = self._posting[0] - 1, self._posting[1] - size_of(ask.body, ask.buffers)
@@ -251,7 +257,7 @@ class Sessions:
         """In a forked child: fail the futures of the parent's calls, whose callbacks are the parent's."""
         for future in self.futures:
             # A thread of the parent's may have taken the old condition.
-            vars(future).update(_condition=threading.Condition(), _done_callbacks=[], once=threading.RLock())
+            vars(future).update(_condition=threading.Condition(), _done_callbacks=[], _ended=None)
             if not future.done():
                 future.set_exception(NodeDied("the process was forked while the call was under way; its outcome goes "
                                               "to the parent", executed=None))
@@ -259,35 +265,6 @@ class Sessions:
     def is_ours(self) -> bool:
         """Whether this is the process that made them, not a forked child."""
         return self._pid == os.getpid()
-
-
-class Begun:
-    """A call of the shared session, for whoever may give it up.  Belongs to the session's thread."""
-
-    __slots__ = ("_cancelled", "_line", "_number")
-
-    def __init__(self) -> None:
-        self._cancelled = False
-        self._line: Line | None = None
-        self._number = 0
-
-    def start(self, line: Line, ask: Ask, done: Callable[[Event], object]) -> None:
-        """Begin it, unless it was given up before its turn."""
-        if self._cancelled:
-            done(cancelled(ask))
-        else:
-            self._line, self._number = line, line.start(ask, done)
-
-    def tell(self, message: Item | End | Credit, buffers: Sequence[Buffer]) -> None:
-        """Send what belongs to its streams."""
-        if self._line is not None:
-            self._line.tell(replace(message, call=self._number), buffers)
-
-    def cancel(self) -> None:
-        """Give it up."""
-        self._cancelled = True
-        if self._line is not None:
-            self._line.cancel(self._number)
 
 
 class _OwnLines:

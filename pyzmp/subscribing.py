@@ -18,6 +18,7 @@ from pyzmp.protocol.envelope import (
     Ended,
     Failure,
     Hello,
+    Packed,
     Parcel,
     Published,
     Skipped,
@@ -260,14 +261,14 @@ class Source:
         """Begin a session, where there is none.  Raises as `Intake.open` does."""
         self._former = [batch for batch in (*self._former, *self._batches) if batch.left]
         self._batches, self.early = deque(), early
-        wanted = replace(subscribe, node=self.node, topic=self.topic, since=self.inlet.since, early=early)
+        wanted = replace(subscribe, node=self.node, topic=self.topic, since=self.inlet.since, early=early, packed=True)
         self._opened = intake.open(address, loop, wanted, self)
 
     def arrived(self, parcel: Parcel) -> None:
         """Something has come."""
         message = parcel.message
         try:
-            if type(message) is Published:
+            if type(message) is Packed or type(message) is Published:
                 self._published(message, parcel.buffers)
             elif type(message) is Skipped:
                 for gap in self.inlet.skipped(message.number, message.count):
@@ -284,14 +285,14 @@ class Source:
             if self.malformed == 1:
                 log.warning("%s of %r has sent what cannot be, dropped: %s", self.topic, self.node, error)
 
-    def _published(self, message: Published, buffers: Sequence[Buffer]) -> None:
-        count = len(message.bodies)
-        if not self.stands or not count or count != len(message.times):
-            raise MalformedMessage(f"{count} messages with {len(message.times)} times")
-        gap = self.inlet.published(message.number, count)
+    def _published(self, message: Published | Packed, buffers: Sequence[Buffer]) -> None:
+        batch = Batch(self, message, buffers)
+        count = len(batch.bodies)
+        if not self.stands or not count or count != len(batch.times):
+            raise MalformedMessage(f"{count} messages with {len(batch.times)} times")
+        gap = self.inlet.published(batch.number, count)
         if gap is not None:
             self._listener.missed(self, gap)
-        batch = Batch(self, message, buffers)
         self._batches.append(batch)
         self._listener.came()
         self._sink.put(batch)

@@ -57,6 +57,8 @@ def test_an_error_of_the_host_is_an_answer_and_the_next_call_is_served(monkeypat
         assert Lamp.on()
         with monkeypatch.context() as broken:
             broken.setattr("pyzmp.serving.arguments", lambda request, buffers: 1 / 0)
+            broken.setattr("pyzmp.several.Several._read", lambda several: 1 / 0)
+            broken.setattr("pyzmp.protocol.rows.Rows.one", lambda rows, body: 1 / 0)
             calls = [Lamp.on.submit() for _ in range(3)]
             assert [type(call.exception(5)) for call in calls] == [ZeroDivisionError] * 3
         assert "on() of lamp could not be served" in caplog.text

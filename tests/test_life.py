@@ -13,8 +13,10 @@ import pytest
 
 import pyzmp
 from pyzmp import runtime
-from pyzmp.exceptions import Refused, StartError
+from pyzmp.exceptions import NodeExists, Refused, StartError
+from pyzmp.protocol.deadline import Deadline
 from pyzmp.protocol.facts import Trait
+from pyzmp.protocol.outcomes import Ask
 from tests.campaigns.history import SCALE
 
 
@@ -252,3 +254,112 @@ def test_the_end_of_a_node_does_not_change_the_next_one_of_its_name() -> None:
         await stopping
         await new.ashutdown()
     asyncio.run(main())
+
+
+class Plain(pyzmp.Node):
+    kind = "entity"
+    served = 0
+
+    @pyzmp.service
+    def on(self) -> int:
+        self.served += 1
+        return self.served
+
+
+class Gate:
+    """Holds what is announced from then on, *before* it is or once it is known, until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, before: bool) -> None:
+        self._here, self._before = runtime.current(), before
+        self._announce = self._here.announce
+        self.reached, self._opened = threading.Event(), threading.Event()
+        self.announced: list[list[Any]] = []
+        monkeypatch.setattr(self._here, "announce", self._held)
+
+    async def _held(self, new: Any) -> Any:
+        self.announced.append(list(new))
+        position = None if self._before else await self._announce(self.announced[-1])
+        self.reached.set()
+        while not self._opened.is_set():  # noqa: ASYNC110 - another thread opens it
+            await asyncio.sleep(0.001)
+        return await self._announce(self.announced[-1]) if self._before else position
+
+    def open(self) -> None:
+        self._opened.set()
+
+
+def starting_in_thread(node: pyzmp.Node, errors: list[BaseException]) -> threading.Thread:
+    def start() -> None:
+        try:
+            node.start()
+        except BaseException as error:
+            errors.append(error)
+    thread = threading.Thread(target=start)
+    thread.start()
+    return thread
+
+
+def test_an_entity_is_announced_once_and_answers_before_it_hears_of_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Plain("first"):
+        gate, node, errors = Gate(monkeypatch, before=False), Plain("plain"), list[BaseException]()
+        thread = starting_in_thread(node, errors)
+        assert gate.reached.wait(5)
+        assert not node.has_started()
+        assert Plain.at("plain").on() == 1
+        gate.open()
+        thread.join(5)
+        assert node.has_started()
+        assert len(gate.announced) == 1
+        assert Plain.at("plain").on() == 2
+        node.shutdown()
+        assert pyzmp.discover("on") is not None
+        assert not errors
+    assert pyzmp.discover("on") is None
+
+
+def test_an_entity_that_is_announced_once_refuses_what_is_asked_of_its_life_before(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    with Plain("first"):
+        node, errors = Plain("plain"), list[BaseException]()
+        with node:
+            (before,) = Plain.at("plain").on.found()
+        gate = Gate(monkeypatch, before=False)
+        thread = starting_in_thread(node, errors)
+        assert gate.reached.wait(5)
+        here = runtime.current()
+        for _ in range(2):  # before it knows its incarnation, and once it does
+            ask = Ask("plain", "on", b"\x92\x90\x80", (), Deadline.after(5.0, time.monotonic()), 5.0,
+                      before.incarnation)
+            assert isinstance(here.sessions.ask(before, ask), Refused)
+            gate.open()
+            thread.join(5)
+        assert node.has_started()
+        node.shutdown()
+        assert not errors
+
+
+def test_an_entity_told_to_stop_while_it_is_announced_is_not_left_in_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    for before in (True, False):
+        with monkeypatch.context() as patched, Plain("first"):
+            gate, node, errors = Gate(patched, before=before), Plain("plain"), list[BaseException]()
+            thread = starting_in_thread(node, errors)
+            assert gate.reached.wait(5)
+            node.shutdown(join=False)
+            thread.join(5)
+            assert [type(error) for error in errors] == [StartError]
+            assert runtime.current().facts().node("plain") is None
+            (host,) = runtime.current().hosts.values()
+            assert set(host.guests) == {"first"}
+
+
+def test_an_entity_whose_name_is_taken_leaves_nothing_where_it_was_to_live() -> None:
+    async def main() -> None:
+        async with Plain("other"):
+            host = runtime.current().hosts[asyncio.get_running_loop()]
+            with pytest.raises(NodeExists, match="as Plain"):
+                await Plain("plain").astart()
+            assert set(host.guests) == {"other"}
+    with Plain("plain"):
+        assert Plain.at("plain").on() == 1
+        asyncio.run(main())
+        assert Plain.at("plain").on() == 2

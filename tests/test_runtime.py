@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import pyzmp
-from pyzmp import runtime
+from pyzmp import here, runtime
 from pyzmp.exceptions import InvalidAddress, NodeDied
 from pyzmp.protocol.deadline import Deadline
 from pyzmp.protocol.facts import NodeFact
@@ -193,7 +193,7 @@ def test_a_runtime_that_cannot_be_made_leaves_nothing(monkeypatch: pytest.Monkey
     def fails(*args: object) -> None:
         raise ValueError("no such registry")
 
-    monkeypatch.setattr(runtime, "finder_for", fails)
+    monkeypatch.setattr(here, "finder_for", fails)
     before = set(threading.enumerate()), len(os.listdir("/dev/fd"))
     with pytest.raises(ValueError, match="no such registry"):
         runtime.current()

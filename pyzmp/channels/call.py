@@ -7,28 +7,36 @@ import threading
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
+
+import msgspec
 
 from pyzmp.exceptions import Cancelled
 from pyzmp.protocol.deadline import Deadline
-from pyzmp.protocol.envelope import Lane
+
+if TYPE_CHECKING:
+    from pyzmp.protocol.envelope import Lane
 
 
-class Call:
+Place = tuple[int, "asyncio.Task[Any] | None"]
+
+
+class Call(msgspec.Struct, eq=False):  # made for every call, in C
     """The call that the running code serves.
 
     ``service`` and ``node`` name what was called, ``caller`` the process that called.
     """
 
-    __slots__ = ("_cancelled", "_place", "caller", "chain", "deadline", "look", "node", "over", "service")
-
-    def __init__(self, node: str, service: str, caller: str, deadline: Deadline, chain: tuple[Lane, ...] = ()) -> None:
-        self.node, self.service, self.caller, self.deadline, self.chain = node, service, caller, deadline, chain
-        self._place: _Place | None = None
-        self.look: Callable[[], object] | None = None  # reads what has come, where the service holds up its loop
-        self._cancelled = False
-        self.over = False  # whether the service has ended; what it started may go on, and is not bound by it
+    node: str
+    service: str
+    caller: str
+    deadline: Deadline
+    chain: tuple[Lane, ...] = ()
+    place: Place | None = None  # where the service runs
+    look: Callable[[], object] | None = None  # reads what has come, where the service holds up its loop
+    _cancelled: bool = False
+    over: bool = False  # whether the service has ended; what it started may go on, and is not bound by it
 
     @property
     def remaining(self) -> float:
@@ -49,11 +57,11 @@ class Call:
 
     def begins(self) -> None:
         """Note that the service begins in this very thread, and task."""
-        self._place = _place()
+        self.place = here()
 
     def ends(self) -> None:
         """Note that the service has ended.  Its task is let go, and with it what an error's frames hold."""
-        self.over, self._place = True, None
+        self.over, self.place = True, None
 
     @property
     def waiting(self) -> tuple[Lane, ...]:
@@ -61,7 +69,7 @@ class Call:
 
         None where it is not the service itself, but something that it has begun, and may go on without it.
         """
-        return self.chain if not self.over and self._place == _place() else ()
+        return self.chain if not self.over and self.place == here() else ()
 
     def cancel(self) -> None:
         """Note that the caller has given the call up; any thread may."""
@@ -75,18 +83,28 @@ class Call:
                             executed=True)
 
 
-_Place = tuple[int, "asyncio.Task[Any] | None"]
-
-
-def _place() -> _Place:
+def here() -> Place:
     """What runs here: the thread, and the task where it runs one."""
     loop = asyncio._get_running_loop()
     return threading.get_ident(), asyncio.current_task(loop) if loop is not None else None
 
 
+class Ending:
+    """What the code of a node has made, and its end closes.  Used by any thread."""
+
+    def add(self, made: Any) -> None:
+        """Have *made* closed at the end, if somebody holds it still."""
+        vars(self).setdefault("made", WeakSet()).add(made)  # made at one stroke, and by few nodes: it is large
+
+    def close(self) -> None:
+        """The end."""
+        for each in list(vars(self).get("made", ())):
+            each.close()
+
+
 serving: ContextVar[Call | None] = ContextVar("pyzmp_call", default=None)
 running_node: ContextVar[Any] = ContextVar("pyzmp_node", default=None)
-ending_here: ContextVar[WeakSet[Any] | None] = ContextVar("pyzmp_ending", default=None)  # what its end closes
+ending_here: ContextVar[Ending | None] = ContextVar("pyzmp_ending", default=None)
 
 
 def current_call() -> Call:

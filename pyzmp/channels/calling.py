@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import re
@@ -24,13 +25,16 @@ from pyzmp.protocol import codec
 from pyzmp.protocol.deadline import Deadline
 from pyzmp.protocol.envelope import LANES, Flag, Lane
 from pyzmp.protocol.facts import Trait
-from pyzmp.protocol.outcomes import Ask, Outcome, Result, closes
+from pyzmp.protocol.outcomes import Ask, Outcome, Result, Value, closes
 from pyzmp.protocol.retry import Attempts
 from pyzmp.protocol.streams import Inflow
 from pyzmp.sessions import Target
 
 if TYPE_CHECKING:
     from pyzmp.channels.channel import Channel
+
+
+_ODD = Trait.STREAM | Trait.DEDUPLICATE
 
 
 class Calling:
@@ -40,23 +44,31 @@ class Calling:
     is none, as with the channel's own option.
     """
 
-    __slots__ = ("_args", "_attempts", "_began", "_body", "_buffers", "_failed", "_flags", "_key", "_kwargs", "_last",
+    __slots__ = ("_args", "_attempts", "_bare", "_began", "_body",
+                 "_buffers", "_failed", "_flags", "_key", "_kwargs", "_last",
                  "_limit", "_waits", "_window", "channel", "here", "incoming", "source")
 
     def __init__(self, channel: Channel[Any, Any], args: Sequence[Any], kwargs: dict[str, Any], flags: int = 0,
                  window: int = 0, *, waits: bool = False) -> None:
         self.channel, self.here = channel, runtime.current()
-        self._limit, self._began = channel.limit(), time.monotonic()
+        self._limit, self._began = channel.limit(self.here), time.monotonic()
         self._args, self._kwargs, self._flags, self._window = args, kwargs, flags, window
         self._attempts: Attempts | None = None
         self._last: Target | None = None
         self._body: bytes | None = None
         self._buffers: Sequence[Any] = ()
         self._key = b""
+        self._bare = False  # whether it says nothing but positional arguments
         self._failed: Exception | None = None  # the attempt before
         self._waits = waits or channel.waits
         self.source: Any = None  # what the service takes as a stream
         self.incoming: Inflow | None = None  # of the latest attempt
+
+    def another(self, args: Sequence[Any], target: Target) -> Calling:
+        """The call with other arguments that was made together with this one, and first at *target*."""
+        other = Calling(self.channel, args, {}, waits=self._waits)
+        other._limit, other._began, other._last = self._limit, self._began, target
+        return other
 
     @property
     def left(self) -> float:
@@ -64,28 +76,38 @@ class Calling:
         left = self._began + self._limit - time.monotonic()
         return left if left > 0 else 0.0
 
+    def looked(self) -> Sequence[Target]:
+        """The providers, waited for where that is wanted."""
+        return self.channel.looked(self.left) if self.channel.waits else self.channel.found()
+
+    @property
+    def near(self) -> bool:
+        """Whether `looked` does not block."""
+        return not self.channel.waits and self.here.replica.view.position is not None
+
+    async def alooked(self) -> Sequence[Target]:
+        """As `looked`, without blocking while it waits."""
+        return await self.channel.alooked(self.left)
+
     def attempt(self, targets: Sequence[Target], *, blocking: bool) -> tuple[Target, Ask]:
         """Whom to ask now, and what, checked as far as the caller can.
 
         Raises UnknownService, InvalidCall, CannotTravel, and DeadlockError where no provider could answer.
         """
-        chain = self._chain(blocking)
-        try:
-            target = self._chosen(targets, chain, blocking)
-        except CallError:
-            if self._failed is None:
-                raise
-            raise self.concluded(self._failed) from None
+        chain: tuple[Lane, ...] = ()
+        if self._attempts is None and serving.get() is None and not (blocking and asyncio._get_running_loop()):
+            target = self.channel.turn(targets)  # nothing is held up, as with most calls
+        else:
+            target, chain = self._chosen(targets, blocking)
         if self._body is None:
             self._say(target)
-        if self._attempts is not None:
-            self._attempts.begin(target.node)
         self._last = target
-        self.incoming = Inflow(*((self._window,) if self._window else ())) if self._flags & Flag.STREAM else None
+        if self._flags & Flag.STREAM:
+            self.incoming = Inflow(*((self._window,) if self._window else ()))
+            chain = ()  # who will wait for items is not known
         return target, Ask(target.node, self.channel.name, self._body or b"", self._buffers,
-                           Deadline(self._began + self._limit), self._limit, target.incarnation, self._flags,
-                           () if self.incoming is not None else chain,  # who will wait for items is not known
-                           self._key, self._waits, self.incoming)
+                           Deadline(self._began + self._limit), self._limit, target.incarnation, self._flags, chain,
+                           self._key, self._waits, self.incoming, 1, self._bare)
 
     def again(self, error: Exception) -> float | None:
         """The seconds to wait before the next attempt; None where *error* is the outcome, and `finished` raises it."""
@@ -108,7 +130,10 @@ class Calling:
             raise self.concluded(outcome)
         if self.here.budgets:
             self.here.budget(self.channel.name).earn()
-        return self.value(outcome.body, outcome.buffers)
+        if type(outcome) is not Value:
+            return self.value(outcome.body, outcome.buffers)
+        value = outcome.value
+        return value if type(value) in self.channel.plain.gives else self.promised(value)
 
     def concluded(self, error: Exception) -> Exception:
         """The error of the last attempt, as the call's: it tells of those before."""
@@ -116,13 +141,24 @@ class Calling:
 
     def value(self, body: bytes, buffers: Sequence[Any]) -> Any:
         """What a node sent, as the service promises it."""
-        name, signature = self.channel.name, self.channel.signature
         try:
-            value = codec.decode(body, buffers)
-            return value if signature is None else signature.convert_result(name, value)
+            return self.promised(codec.decode(body, buffers))
         except MalformedMessage as error:
-            raise RemoteError("MalformedMessage", f"the result of {name}() is not what it promises: {error}",
-                              service=name) from error
+            raise self._malformed(error) from error
+
+    def promised(self, value: Any) -> Any:
+        """What a node sent, decoded, as the service promises it."""
+        if type(value) in self.channel.plain.gives:
+            return value
+        signature = self.channel.signature
+        try:
+            return value if signature is None else signature.convert_result(self.channel.name, value)
+        except MalformedMessage as error:
+            raise self._malformed(error) from error
+
+    def _malformed(self, error: MalformedMessage) -> RemoteError:
+        name = self.channel.name
+        return RemoteError("MalformedMessage", f"the result of {name}() is not what it promises: {error}", service=name)
 
     # Whom.
 
@@ -138,7 +174,20 @@ class Calling:
                 f"node {node.name!r}" if node is not None else "code on a loop with nodes")
         return (*chain, Lane(lane, what))[-LANES:]
 
-    def _chosen(self, targets: Sequence[Target], chain: tuple[Lane, ...], blocking: bool) -> Target:
+    def _chosen(self, targets: Sequence[Target], blocking: bool) -> tuple[Target, tuple[Lane, ...]]:
+        """Whom to ask, and the loops that are held up until that has answered."""
+        chain = self._chain(blocking)
+        try:
+            target = self._free(targets, chain, blocking)
+        except CallError:
+            if self._failed is None:
+                raise
+            raise self.concluded(self._failed) from None
+        if self._attempts is not None:
+            self._attempts.begin(target.node)
+        return target, chain
+
+    def _free(self, targets: Sequence[Target], chain: tuple[Lane, ...], blocking: bool) -> Target:
         if self._attempts is not None:
             targets = self._untried(targets, self._attempts)
         target = self.channel.turn(targets, again=self._attempts is not None)
@@ -177,6 +226,11 @@ class Calling:
 
     def _say(self, target: Target) -> None:
         """Encode the arguments, checked as far as the caller can."""
+        if not (self._kwargs or self._flags or target.traits & _ODD):
+            self._body = self.channel.plain.body(self._args)
+            if self._body is not None:
+                self._bare = True
+                return
         name, signature = self.channel.name, self.channel.signature
         if (target.traits & Trait.STREAM != 0) is not (self._flags & Flag.STREAM != 0):
             streams = bool(target.traits & Trait.STREAM)
@@ -201,6 +255,7 @@ class Calling:
             raise _named(error, name) from error
         if target.traits & Trait.DEDUPLICATE:
             self._key = os.urandom(16)
+        self._bare = not (self._key or kwargs or self._buffers or self._flags)
 
 
 def _stream_among(args: list[Any], kwargs: dict[str, Any]) -> int | str | None:

@@ -18,15 +18,16 @@ from pyzmp.protocol.facts import Member, Provider, Trait
 from pyzmp.protocol.index import GROUP, Facts
 from pyzmp.protocol.outcomes import unknown
 from pyzmp.protocol.retry import Policy
+from pyzmp.protocol.rows import Plain
 from pyzmp.protocol.schema import Signature
 from pyzmp.sessions import Target
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 
-# What the graph said last, who of that fits, and the member that looked.
-_Known = tuple[tuple[Provider, ...] | None, Sequence[Target], Member | None]
-_NOTHING: _Known = None, (), None
+# What the graph said last, who of that fits, the member that looked, and the version of the facts that it looked at.
+_Known = tuple[tuple[Provider, ...] | None, Sequence[Target], Member | None, object]
+_NOTHING: _Known = None, (), None, None
 
 
 class Declared(msgspec.Struct, frozen=True):
@@ -50,12 +51,12 @@ class Channel(Generic[P, R_co]):
     """
 
     def __init__(self, name: str, *, node: str | None = None, declared: Callable[[], Declared] | None = None) -> None:
-        self._name = name
-        self.node = node
+        self._name, self._node = name, node
         self._declaration = declared
         self._timeout: float | None = None
         self._attempts: int | None = None
         self._wait = False
+        self._plain: Plain | None = None
         self._known: _Known = _NOTHING  # replaced as a whole, so that threads never see half of it
         self._turn = int.from_bytes(os.urandom(2), "big")  # so that callers do not all begin with the same
 
@@ -68,6 +69,15 @@ class Channel(Generic[P, R_co]):
     def name(self, name: str) -> None:
         self._name, self._known = name, _NOTHING
 
+    @property
+    def node(self) -> str | None:
+        """The name of the one node, or group, whose service it is; None for every provider's."""
+        return self._node
+
+    @node.setter
+    def node(self, node: str | None) -> None:
+        self._node, self._known = node, _NOTHING
+
     # Who provides it.
 
     @property
@@ -78,7 +88,8 @@ class Channel(Generic[P, R_co]):
     def found(self) -> Sequence[Target]:
         """The live providers as this process knows them, without waiting but for its very first look."""
         here = runtime.current()
-        return self._among(here, here.facts())
+        facts, known = here.facts(), self._known
+        return known[1] if known[3] is facts.version else self._among(here, facts)
 
     def seen(self, here: runtime.Runtime | None = None) -> Sequence[Target]:
         """As `found`, without any look; *here* is the runtime of this process."""
@@ -86,13 +97,14 @@ class Channel(Generic[P, R_co]):
         return self._among(here, here.replica.view.facts)
 
     def _among(self, here: runtime.Runtime, facts: Facts) -> Sequence[Target]:
-        providers = facts.providers(self.name) if self.node is None else facts.provider(self.node, self.name)
-        known = self._known
+        known, version = self._known, facts.version  # before the look: what changes meanwhile is looked at again
+        providers = facts.providers(self._name) if self.node is None else facts.provider(self.node, self._name)
         # Of another runtime, such as a forked child's parent's, the targets may be out of reach.
         if known[2] is not here.member or (known[0] is not providers and known[0] != providers):
             fitting = [replace(here.target(node), traits=fact.traits)
                        for node, fact in providers if self._fits(fact.classes)]
-            known = self._known = providers, fitting, here.member
+            known = providers, fitting, here.member, version
+        self._known = *known[:3], version
         return known[1]
 
     def discovered(self, timeout: float | None, minimum_providers: int = 1) -> bool:
@@ -147,6 +159,14 @@ class Channel(Generic[P, R_co]):
         """What it takes and gives, where the caller knows it."""
         return None if self._declaration is None else self._declaration().signature
 
+    @property
+    def plain(self) -> Plain:
+        """What of its arguments and results is seen at a glance."""
+        if self._plain is None:
+            signature = self.signature
+            self._plain = Plain(None, frozenset()) if signature is None else Plain(signature.rows, signature.gives)
+        return self._plain
+
     def policy(self, target: Target, *, waits: bool) -> Policy:
         """How often a call may be tried, which *waits* for room or not; *target* is a provider."""
         traits = target.traits if self._declaration is None else self._declaration().traits
@@ -158,7 +178,7 @@ class Channel(Generic[P, R_co]):
         return self._wait
 
     def looked(self, limit: float) -> Sequence[Target]:
-        """The providers; waited for, at most *limit* seconds, where that is wanted."""
+        """The providers; waited for, at most *limit* seconds, where that is wanted, as `waits` tells."""
         if not self._wait:
             return self.found()
         if limit:
@@ -183,7 +203,11 @@ class Channel(Generic[P, R_co]):
         self._turn = turn = self._turn + (not again)
         return targets[turn % len(targets)]
 
-    def limit(self) -> float:
+    def turns(self, calls: int) -> None:
+        """Note that so many calls have had their turn without `turn`."""
+        self._turn += calls
+
+    def limit(self, here: runtime.Runtime | None = None) -> float:
         """How long a call may take: its timeout, or what is left of the call that is being served here.
 
         Raises CallTimeout where that is nothing.
@@ -192,7 +216,7 @@ class Channel(Generic[P, R_co]):
         if timeout is None and self._declaration is not None:
             timeout = self._declaration().timeout
         if timeout is None:
-            timeout = runtime.current().settings.timeout
+            timeout = (here or runtime.current()).settings.timeout
         outer = serving.get()
         if outer is None or outer.over:
             return timeout
@@ -236,12 +260,12 @@ class Channel(Generic[P, R_co]):
 
     def _like(self, other: Channel[Any, Any]) -> Self:
         """Take over what is set of *other*, and learn anew what is there."""
-        fresh = ("node", "_known", "_turn")
+        fresh = ("_node", "_known", "_turn")
         vars(self).update({name: value for name, value in vars(other).items() if name not in fresh})
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_known": _NOTHING}
+        return {**self.__dict__, "_known": _NOTHING, "_plain": None}
 
 
 def knowledge(here: runtime.Runtime) -> str:

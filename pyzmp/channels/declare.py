@@ -9,10 +9,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
-from pyzmp.channels.channel import Channel, Declared
 from pyzmp.channels.parameter import Parameter
-from pyzmp.channels.service import Service
-from pyzmp.channels.streaming import StreamService
 from pyzmp.channels.subscribe import check_handlers
 from pyzmp.channels.topic import Topic
 from pyzmp.exceptions import InvalidAnnotation
@@ -20,6 +17,11 @@ from pyzmp.protocol.deadline import seconds
 from pyzmp.protocol.facts import Trait
 from pyzmp.protocol.schema import Signature, Unresolved
 from pyzmp.registry.domain import check_service_name
+
+if TYPE_CHECKING:
+    from pyzmp.channels.channel import Channel, Declared
+    from pyzmp.channels.service import Service
+    from pyzmp.channels.streaming import StreamService
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -82,7 +84,11 @@ class ServiceMethod(Generic[P, R_co, L_co]):
         """The service, of every provider or of one *node*."""
         declared = self.declared if self._owner is None else _Declaration(self._owner, self._attribute)
         if self._streams():
+            from pyzmp.channels.streaming import StreamService  # where it is called, and not where it is only declared
+
             return StreamService(self.name, node=node, declared=declared)
+        from pyzmp.channels.service import Service
+
         return Service(self.name, node=node, declared=declared)
 
     def _streams(self) -> bool:
@@ -94,6 +100,8 @@ class ServiceMethod(Generic[P, R_co, L_co]):
     def declared(self) -> Declared:
         """What callers know of it.  Raises InvalidAnnotation for annotations that cannot be checked."""
         if self._declared is None:
+            from pyzmp.channels.channel import Declared
+
             self._declared = Declared(self._cls, self.signature(), self.timeout, self.traits())
         return self._declared
 
@@ -289,7 +297,10 @@ def timers_of(cls: type) -> dict[str, float | Parameter[Any]]:
 def check_class(cls: type, base: type) -> None:
     """Raise TypeError for a declaration in *cls* that could not work; *base* is the class whose names are taken."""
     named: dict[str, str] = {}
-    for attribute, value in _members(cls).items():
+    theirs = set().union(*(vars(parent) for parent in cls.__mro__ if parent not in base.__mro__))
+    # In what is the base's only nothing can be wrong, and that is most.
+    members = {attribute: value for attribute, value in _members(cls).items() if attribute in theirs}
+    for attribute, value in members.items():
         owners = [parent for parent in cls.__mro__ if attribute in vars(parent)]
         shown = f"{owners[0].__qualname__}.{attribute}"
         if isinstance(value, ServiceMethod):
@@ -313,7 +324,7 @@ def check_class(cls: type, base: type) -> None:
         _check_kind(cls, value, attribute, shown)
     _check_names(cls, named)
     _check_periods(cls)
-    check_handlers(cls)
+    check_handlers(cls, members)
 
 
 def _check_kind(cls: type, value: object, attribute: str, shown: str) -> None:

@@ -20,7 +20,7 @@ from pyzmp.channels.opening import Opening
 from pyzmp.protocol.batch import Batch
 
 TURN = 0.002  # seconds for which messages are handled before the loop's other business has its turn
-AT_ONCE = 64  # messages between two looks at the clock, at most
+AT_ONCE = 1024  # messages between two looks at the clock, at most
 
 
 class Handling:

@@ -37,7 +37,7 @@ class Opening:
     def __init__(self, type: Type | None, *, raw: bool = False) -> None:
         self.unreadable = 0
         self._convert: Callable[[Any], Any] | None = None if type is None or type.text == "Any" else type.convert
-        self._exact = type.exact if type is not None else frozenset()
+        self._exact = type.exact if type is not None and self._convert is not None else None
         self._raw = raw
         self._whole = True  # whether to try what came together as a whole
 
@@ -45,20 +45,26 @@ class Opening:
         """The values, with their numbers and times."""
         bodies, number = batch.bodies, batch.number
         numbers = range(number, number + len(bodies))
-        if self._raw:
-            return [Raw(body, batch.buffers, batch.shape) for body in bodies], numbers, batch.times
-        if self._whole and not batch.buffers and len(bodies) > 1:
-            values = decode_all(bodies)
-            if values is not None and (self._convert is None or self._exact.issuperset(map(type, values))):
+        if not self._raw and self._whole and not batch.buffers and len(bodies) > 1:
+            values = decode_all(bodies, self._exact)
+            if values is not None:
                 return values, numbers, batch.times
             self._whole = False  # values of a topic are mostly alike
-        return self._one_by_one(batch, numbers)
+        try:
+            if self._raw:
+                return [Raw(body, batch.buffers, batch.shape) for body in bodies], numbers, batch.times
+            return self._one_by_one(batch, numbers)
+        except MalformedMessage as error:
+            self.unreadable += len(bodies)
+            log.warning("%d messages from %d on of %s of %r cannot be read, and are lost: %s", len(bodies), number,
+                        batch.source.topic, batch.source.node, error)
+            return [], (), ()
 
     def _one_by_one(self, batch: Batch, numbers: Sequence[int]) -> tuple[list[Any], Sequence[int], Sequence[float]]:
         convert, buffers, source = self._convert, batch.buffers, batch.source
         values: list[Any] = []
         kept: list[int] = []
-        for place, body in enumerate(batch.bodies):
+        for place, body in enumerate(list(batch.bodies)):
             try:
                 value = codec.decode(body, buffers)
                 values.append(value if convert is None else convert(value))

@@ -12,31 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get_origin, overload
 
 from pyzmp import runtime
-from pyzmp.channels.channel import Declared, knowledge
-from pyzmp.channels.graph import packed, unpacked
-from pyzmp.channels.service import Service
-from pyzmp.channels.watch import Watch
-from pyzmp.exceptions import (
-    CallError,
-    CallTimeout,
-    CannotTravel,
-    MalformedMessage,
-    PyzmpError,
-    Refused,
-    RemoteError,
-    UnknownService,
-)
+from pyzmp.exceptions import CallError, CallTimeout, CannotTravel, MalformedMessage, PyzmpError, RemoteError
 from pyzmp.protocol import codec
 from pyzmp.protocol.annotations import hints_of
 from pyzmp.protocol.deadline import seconds
-from pyzmp.protocol.facts import VALUE, Epoch, ParameterFact, Position
-from pyzmp.protocol.index import GROUP, Facts
-from pyzmp.protocol.outcomes import unknown
+from pyzmp.protocol.facts import VALUE, Epoch, Position
 from pyzmp.protocol.schema import Signature, Type, Unresolved
-from pyzmp.sessions import Target
 
 if TYPE_CHECKING:
+    from pyzmp.channels.setting import Setting
     from pyzmp.channels.values import Values
+    from pyzmp.channels.watch import Watch
+    from pyzmp.protocol.index import Facts
 
 T = TypeVar("T")
 
@@ -147,6 +134,8 @@ class Parameter(Generic[T]):
         called with each value in a thread of its own until the watch is closed, or the node has ended whose code
         made it.  To wait in ``for`` on the very loop that the node lives on raises DeadlockError.
         """
+        from pyzmp.channels.watch import Watch
+
         self._check_node("watch()")
         watch: Watch[T] = Watch(f"{self.name} of {self._node!r}", self._look, timeout, deadlocks=self._deadlocks)
         return watch if callback is None else watch.call(callback)
@@ -160,11 +149,15 @@ class Parameter(Generic[T]):
     def _known(self, facts: Facts) -> Any:
         fact = facts.parameter(self._node or "", self.name)
         if fact is None:
-            raise _unknown(self._node or "", self.name, facts)
+            from pyzmp.channels.setting import unknown
+
+            raise unknown(self._node or "", self.name, facts)
         return self._value(fact.value)
 
     def _value(self, encoded: bytes) -> Any:
         """What a node has put into the graph, as the class promises it."""
+        from pyzmp.channels.graph import unpacked
+
         try:
             return self.typed().convert(unpacked(encoded))
         except (TypeError, MalformedMessage) as error:
@@ -194,13 +187,16 @@ class Parameter(Generic[T]):
             error.service = shown if error.service == self.setter else error.service
             raise
 
-    def _setting(self, value: T, timeout: float | None) -> tuple[_Setting, float]:
+    def _setting(self, value: T, timeout: float | None) -> tuple[Setting, float]:
         """The service that sets it, and when that is over."""
+        from pyzmp.channels.channel import Declared
+        from pyzmp.channels.setting import Setting
+
         self._check_node("set(…)")
         signature = self.signature()
         signature.check(f"{self.name}.set", [value], {})
         self.checked(value, f"{self.name}.set(): value")
-        setting = _Setting(self.setter, node=self._node, declared=lambda: Declared(self._shown(), signature))
+        setting = Setting(self.setter, node=self._node, declared=lambda: Declared(self._shown(), signature))
         if timeout is not None:
             setting = setting.with_options(timeout=timeout)
         return setting, time.monotonic() + setting.limit()
@@ -235,6 +231,8 @@ class Parameter(Generic[T]):
 
         Raises TypeError for another type, CannotTravel, and ValueError for a period that is none.
         """
+        from pyzmp.channels.graph import packed
+
         where = where or self._shown()
         value = self.typed().convert(value, where)
         if self.timed:
@@ -308,35 +306,3 @@ def _reached(here: runtime.Runtime, position: Sequence[Any]) -> Callable[[], boo
     counter, nonce, version = position
     wanted = Position(Epoch(counter, nonce), version)
     return lambda: here.replica.view.reached(wanted)
-
-
-def _unknown(node: str, name: str, facts: Facts) -> UnknownService:
-    """The error that there is no such parameter, with what there is instead."""
-    here, names = runtime.current(), [known.name for known in facts.nodes()]
-    found = facts.node(node)
-    if found is not None and found.kind == GROUP:
-        members = [member.name for member in facts.members(node) if facts.parameter(member.name, name) is not None]
-        text = f"{node!r} is a group, which has no parameters of its own; " + (
-            f"ask a member, such as {min(members)!r}" if members else f"none of its members has {name!r} either")
-    elif found is None:
-        where = f"in domain {here.settings.domain!r} {knowledge(here)}"
-        text = unknown(node, names, where).replace("nobody provides", "there is no node", 1)
-    else:
-        others = [fact.name for fact in facts.parts(node) if isinstance(fact, ParameterFact)]
-        text = unknown(name, others, f"in node {node!r}").replace("nobody provides", "there is no parameter", 1)
-    return UnknownService(text, service=name, node=node)
-
-
-class _Setting(Service[..., Any]):
-    """The service by which a node is asked to set a parameter; the graph has the parameter instead of it."""
-
-    def _among(self, here: runtime.Runtime, facts: Facts) -> Sequence[Target]:
-        name = self.name.partition("/")[0]
-        node, fact = facts.node(self.node or ""), facts.parameter(self.node or "", name)
-        if fact is not None and not fact.settable:
-            raise Refused(f"{name} of {self.node!r} is not settable: its class declares it with settable=False, and "
-                          "only the node itself sets it", service=f"{name}.set", node=self.node)
-        return [] if node is None or fact is None else [here.target(node)]
-
-    def unknown(self) -> UnknownService:
-        return _unknown(self.node or "", self.name.partition("/")[0], runtime.current().replica.view.facts)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
+from concurrent.futures._base import PENDING
 from typing import Any, ParamSpec, TypeVar
 
 from typing_extensions import Self, deprecated
@@ -16,13 +17,15 @@ from pyzmp.channels.channel import Channel, Declared
 from pyzmp.channels.future import CallFuture
 from pyzmp.channels.stream import Mapped, Stream
 from pyzmp.channels.streaming import StreamService
+from pyzmp.channels.together import Many, begin
 from pyzmp.channels.upload import afeed, feed
 from pyzmp.exceptions import CallTimeout, NodeDied
+from pyzmp.protocol.arrays import is_numpy
 from pyzmp.protocol.deadline import seconds
 from pyzmp.protocol.envelope import Flag
 from pyzmp.protocol.facts import Trait
-from pyzmp.protocol.outcomes import Ask, Event, Outcome, Result
-from pyzmp.sessions import ENDED, Target
+from pyzmp.protocol.outcomes import Ask, Event, Outcome
+from pyzmp.sessions import ENDED, Begun, Target
 
 __all__ = ["Declared", "Service", "by_name", "discover_by_name"]
 
@@ -30,6 +33,7 @@ P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 
 HOUR = 3600.0  # what pyzmp 0.0.17's timeouts of None and -1 mean here
+_STILL = frozenset({list, tuple, range, set, frozenset, dict, str, bytes})  # to iterate them changes nothing in them
 
 
 class Service(Channel[P, R_co]):
@@ -53,7 +57,7 @@ class Service(Channel[P, R_co]):
         """
         calling = Calling(self, args, kwargs)
         while True:
-            targets = self.looked(calling.left)
+            targets = calling.looked()
             if self._declaration is None and targets and targets[0].traits & Trait.STREAM:
                 return StreamService.of(self)(*args, **kwargs)  # type: ignore[return-value]
             target, ask = calling.attempt(targets, blocking=True)
@@ -86,14 +90,14 @@ class Service(Channel[P, R_co]):
         future run in a thread of pyzmp's and must not block.  To wait for it on the loop that is to
         answer raises DeadlockError.
         """
-        calling = Calling(self, args, kwargs)
-        return _Submitted(calling, *calling.attempt(self.looked(calling.left), blocking=False)).future
+        calling = _Submitted(self, args, kwargs)
+        return calling.begin(calling.looked())
 
     async def acall(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Call the service and await the answer."""
         calling = Calling(self, args, kwargs)
         while True:
-            target, ask = calling.attempt(await self.alooked(calling.left), blocking=False)
+            target, ask = calling.attempt(calling.looked() if calling.near else await calling.alooked(), blocking=False)
             if calling.source is not None:
                 outcome = await afeed(calling, target, ask)
             else:
@@ -113,7 +117,7 @@ class Service(Channel[P, R_co]):
         ``pyzmp.call`` or ``pyzmp.node``.  It is not begun once its timeout is over.
         """
         calling = Calling(self, args, kwargs, Flag.ONE_WAY)
-        calling.here.sessions.post(*calling.attempt(self.looked(calling.left), blocking=False))
+        calling.here.sessions.post(*calling.attempt(calling.looked(), blocking=False))
 
     def map(self, *iterables: Iterable[Any]) -> Stream[R_co]:
         """Call the service once for each set of arguments; the results, in order, for ``for`` or ``async for``.
@@ -124,17 +128,29 @@ class Service(Channel[P, R_co]):
         """
         if not iterables:
             raise TypeError(f"map() of {self.name}() takes one iterable for each argument, got none")
-        return Mapped(self._mapped, self._amapped, iter(zip(*iterables, strict=False)))
+        still = all(type(each) in _STILL or is_numpy(type(each)) for each in iterables)
+        return Mapped(self._mapped, self._amapped, iter(zip(*iterables, strict=False)), self._together, self._atogether,
+                      still=still)
 
     def _mapped(self, *args: Any) -> Future[Any]:
         """As `submit`, but that it waits for room."""
-        calling = Calling(self, args, {}, waits=True)
-        return _Submitted(calling, *calling.attempt(self.looked(calling.left), blocking=False)).future
+        calling = _Submitted(self, args, {}, waits=True)
+        return calling.begin(calling.looked())
 
     async def _amapped(self, *args: Any) -> Future[Any]:
         """As `_mapped`, without blocking while it waits for a provider."""
-        calling = Calling(self, args, {}, waits=True)
-        return _Submitted(calling, *calling.attempt(await self.alooked(calling.left), blocking=False)).future
+        calling = _Submitted(self, args, {}, waits=True)
+        return calling.begin(await calling.alooked())
+
+    def _together(self, arguments: Sequence[Sequence[Any]]) -> Many | None:
+        """Make a call for each of the *arguments*; None where they are to be made one by one."""
+        first = Calling(self, arguments[0], {}, waits=True)
+        return begin(self, arguments, first, first.looked(), _Submitted.after)
+
+    async def _atogether(self, arguments: Sequence[Sequence[Any]]) -> Many | None:
+        """As `_together`, without blocking while it waits for a provider."""
+        first = Calling(self, arguments[0], {}, waits=True)
+        return begin(self, arguments, first, await first.alooked(), _Submitted.after)
 
     def with_options(self, *, timeout: float | None = None, attempts: int | None = None,
                      wait: bool | None = None) -> Self:
@@ -170,58 +186,94 @@ class Service(Channel[P, R_co]):
         return discover_by_name(name, timeout, minimum_providers)
 
 
-class _Submitted:
-    """A call that was begun by `Service.submit`, through its attempts.  Goes on in the runtime's thread."""
+class _Submitted(CallFuture[Any], Calling):
+    """A call that was begun by `Service.submit`, through its attempts, and its future.
 
-    def __init__(self, calling: Calling, target: Target, ask: Ask) -> None:
-        self._calling = calling
-        here = calling.here
-        self.future: CallFuture[Any] = CallFuture(calling.finished, lambda: here.runs(target.loop),
-                                                  here.sessions.futures)
-        if calling.source is None:
+    It goes on in the runtime's thread.
+
+    One object, which nothing holds in a circle: what is made for each of many calls costs more than what they do.
+    """
+
+    __slots__ = ("_begun", "_pending", "_report", "_result", "_state")
+
+    def __init__(self, channel: Service[..., Any], args: Sequence[Any], kwargs: dict[str, Any], *,
+                 waits: bool = False) -> None:
+        Calling.__init__(self, channel, args, kwargs, waits=waits)
+        self._under_way()
+
+    def _under_way(self) -> None:
+        self._pending, self._state = self.here.sessions.futures, PENDING
+        self._begun: Begun | None = None
+        self._report = None
+
+    def begin(self, targets: Sequence[Target]) -> Self:
+        """Make the first attempt; raises as `attempt` does."""
+        target, ask = self.attempt(targets, blocking=False)
+        self._pending.add(self)
+        if self.source is None:
             self._begin(target, ask)
         else:
             threading.Thread(target=self._feed, args=(target, ask), name="pyzmp-upload", daemon=True).start()
+        return self
+
+    @classmethod
+    def after(cls, calling: Calling, error: Exception) -> Future[Any]:
+        """The future of a call whose first attempt has ended with *error*."""
+        self = cls.__new__(cls)
+        for name in Calling.__slots__:
+            setattr(self, name, getattr(calling, name))
+        self._under_way()
+        self._pending.add(self)
+        self._done(error)
+        return self
+
+    _finish_call = Calling.finished
+
+    def _waits_for_us(self) -> bool:
+        return self._last is not None and self.here.runs(self._last.loop)
+
+    def give_up(self) -> None:
+        if self._begun is not None:
+            self.here.sessions.give_up(self._begun)
 
     def _begin(self, target: Target, ask: Ask) -> None:
-        sessions = self._calling.here.sessions
-        begun = sessions.submit(target, ask, self._done)
-        self.future.gives_up(lambda: sessions.give_up(begun))
+        self._begun = self.here.sessions.submit(target, ask, self._done)
+        if self._gave_up:
+            self.give_up()
 
     def _feed(self, target: Target, ask: Ask) -> None:
         try:
-            outcome = feed(self._calling, target, ask, self.future)
+            outcome = feed(self, target, ask, self)
         except BaseException as error:
-            self.future.fail(error)
+            self.fail(error)
         else:
-            self.future.settle(outcome)
+            self.settle(outcome)
 
     def _done(self, outcome: Event) -> None:
-        assert isinstance(outcome, (Result, Exception))
-        if isinstance(outcome, Exception) and not self.future.cancelled():
-            pause = self._calling.again(outcome)
+        if isinstance(outcome, Exception) and not self.cancelled():
+            pause = self.again(outcome)
             if pause is not None:
                 before = outcome
-                self._calling.here.sessions.later(pause, lambda: self._again(before), self._ended)
+                self.here.sessions.later(pause, lambda: self._again(before), self._never)
                 return
-            outcome = self._calling.concluded(outcome)
-        self.future.settle(outcome)
+            outcome = self.concluded(outcome)
+        self.settle(outcome)
 
     def _again(self, before: Exception) -> None:
         """Make the next attempt, unless the caller has cancelled meanwhile."""
-        if self.future.cancelled():
-            self.future.settle(self._calling.concluded(before))
+        if self.cancelled():
+            self.settle(self.concluded(before))
             return
         try:
-            self._begin(*self._calling.attempt(self._calling.channel.seen(), blocking=False))
+            self._begin(*self.attempt(self.channel.seen(), blocking=False))
         except Exception as error:  # nobody provides it any more
-            self.future.settle(error)
+            self.settle(error)
 
-    def _ended(self) -> None:
+    def _never(self) -> None:
         """There is no next attempt, because the runtime ends."""
-        name = self._calling.channel.name
-        self.future.settle(self._calling.concluded(NodeDied(f"{ENDED} before {name}() was called again", service=name,
-                                                            executed=False)))
+        name = self.channel.name
+        self.settle(self.concluded(NodeDied(f"{ENDED} before {name}() was called again", service=name,
+                                            executed=False)))
 
 
 def discover_by_name(name: str, timeout: float | None = None, minimum_providers: int = 1) -> Service[..., Any] | None:

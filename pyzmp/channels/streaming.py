@@ -21,7 +21,7 @@ from pyzmp.channels.stream import Stream
 from pyzmp.channels.upload import Upload
 from pyzmp.exceptions import CallTimeout, DeadlockError, InvalidCall, NodeDied
 from pyzmp.protocol.envelope import Credit, Flag, Item, Parcel, size_of
-from pyzmp.protocol.outcomes import Ask, Event, Result, timed_out
+from pyzmp.protocol.outcomes import Ask, Event, Part, Result, timed_out
 from pyzmp.protocol.streams import Inflow
 from pyzmp.sessions import Begun, Target
 from pyzmp.transport.waiters import SLACK
@@ -99,7 +99,7 @@ class Streamed(Stream[R_co]):
             self._check_process()
             if self._begun is None:
                 calling = self._call()
-                self._open(*calling.attempt(self._channel.looked(calling.left), blocking=True))
+                self._open(*calling.attempt(calling.looked(), blocking=True))
             if not len(self._events):
                 self._check_waiting()
             try:
@@ -118,7 +118,7 @@ class Streamed(Stream[R_co]):
             self._check_process()
             if self._begun is None:
                 calling = self._call()
-                self._open(*calling.attempt(await self._channel.alooked(calling.left), blocking=False))
+                self._open(*calling.attempt(await calling.alooked(), blocking=False))
             try:
                 event = await self._events.atake(self._waits())
             except TimeoutError:
@@ -172,6 +172,7 @@ class Streamed(Stream[R_co]):
             except Exception:
                 self.close()
                 raise
+        assert not isinstance(event, Part)
         pause = None if isinstance(event, Result) or self._opened else self._calling.again(event)
         if pause is not None:
             self._begun = None

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import msgspec
 
-from pyzmp.channels.expecting import check_argument, expecting
-from pyzmp.channels.message import Message
 from pyzmp.channels.selection import Selection
-from pyzmp.channels.terms import FullQueue, Terms, terms_of
-from pyzmp.protocol.feed import SIZE
 from pyzmp.protocol.schema import Unresolved
 from pyzmp.protocol.topics import Pattern
 
 if TYPE_CHECKING:
+    from pyzmp.channels.message import Message
+    from pyzmp.channels.terms import FullQueue, Terms
     from pyzmp.channels.topic import Topic
 
 T = TypeVar("T")
@@ -45,10 +43,14 @@ class Listens(msgspec.Struct, frozen=True):
 
     def handled(self, handler: Callable[..., Any]) -> Selection:
         """The same, with the type that the bound *handler* expects; InvalidAnnotation where nobody knows that."""
+        from pyzmp.channels.expecting import expecting
+
         return expecting(self.selection(), handler, f"handler {getattr(handler, '__qualname__', handler)}", known=True)
 
     def terms(self, who: str) -> Terms:
         """What the node *who* asks them for."""
+        from pyzmp.channels.terms import terms_of
+
         return terms_of(self.full, self.length, self.size, self.history, who=who)
 
 
@@ -69,8 +71,8 @@ def subscribe(topic: Topic[T], /, *, full: FullQueue = ..., length: int | None =
 @overload
 def subscribe(topic: str, /, *, full: FullQueue = ..., length: int | None = ..., size: int = ...,
               history: int = ...) -> _HandlesAny: ...
-def subscribe(topic: Any = None, /, *, full: FullQueue = "drop_oldest", length: int | None = None, size: int = SIZE,
-              history: int = 0) -> Any:
+def subscribe(topic: Any = None, /, *, full: FullQueue = "drop_oldest", length: int | None = None,
+              size: int = 8 << 20, history: int = 0) -> Any:
     """Declare a method to be called with what the publishers of *topic* publish, while its node runs.
 
     *topic* is a topic, of a class for all its nodes or of one, or a name or a pattern of names, such as
@@ -82,11 +84,11 @@ def subscribe(topic: Any = None, /, *, full: FullQueue = "drop_oldest", length: 
     oldest are dropped, or the newest; ``"latest"`` keeps only the latest; with ``"block"`` publishers wait.
     *history* are the last messages from before, as far as the publisher keeps them, that it gets too.
     """
-    terms_of(full, length, size, history)
+    listens = Listens(topic, full, length, size, history)
+    listens.terms("")
     if not isinstance(topic, str) and not hasattr(topic, "selection"):
         raise TypeError(f"@subscribe takes a topic, a name or a pattern of names, got {topic!r}; write "
                         "@pyzmp.subscribe(Sensor.reading)")
-    listens = Listens(topic, full, length, size, history)
     if isinstance(topic, str):
         listens.selection()
 
@@ -111,9 +113,9 @@ def listening_of(cls: type) -> dict[str, tuple[Listens, ...]]:
             if hasattr(found, ATTRIBUTE)}
 
 
-def check_handlers(cls: type) -> None:
-    """Raise TypeError for a handler in *cls* that could not work."""
-    for attribute, found in _members(cls).items():
+def check_handlers(cls: type, members: Mapping[str, Any]) -> None:
+    """Raise TypeError for a handler among these *members* of *cls* that could not work."""
+    for attribute, found in members.items():
         shown = f"{cls.__qualname__}.{attribute}"
         if hasattr(getattr(found, "__func__", None), ATTRIBUTE):
             raise TypeError(f"{shown} is a handler inside of a {type(found).__name__}; a handler is a plain method, "
@@ -121,6 +123,8 @@ def check_handlers(cls: type) -> None:
         if hasattr(getattr(found, "function", None), ATTRIBUTE):
             raise TypeError(f"{shown} is a service and a handler; make it one or the other")
         if hasattr(found, ATTRIBUTE):
+            from pyzmp.channels.expecting import check_argument, expecting
+
             check_argument(found, f"handler {shown}", bound=False)
             for listens in getattr(found, ATTRIBUTE):
                 with contextlib.suppress(Unresolved):  # a name that is defined later: looked up again at the start

@@ -5,42 +5,37 @@ from __future__ import annotations
 import contextlib
 import copyreg
 import inspect
+import time
 import weakref
-from collections.abc import Callable, Collection, Sequence
-from types import NoneType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get_origin, overload
-
-import msgspec
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar, get_args, get_origin, overload
 
 from pyzmp import runtime
-from pyzmp.channels.accounts import Asking
 from pyzmp.channels.call import running_node, serving
-from pyzmp.channels.channel import count as counted
 from pyzmp.channels.joining import no_step
-from pyzmp.channels.message import Event, Message
-from pyzmp.channels.mistakes import check_declared, check_demand, elsewhere, refuse_assignment
+from pyzmp.channels.mistakes import assigned, check_declared, check_demand, elsewhere
 from pyzmp.channels.selection import Selection
-from pyzmp.channels.subscription import FullQueue, Subscription, asubscribe_to, subscribe_to
 from pyzmp.exceptions import PyzmpError, TopicEnded
-from pyzmp.program import Program
 from pyzmp.protocol import codec
-from pyzmp.protocol.accounts import SubscriberAccount
 from pyzmp.protocol.annotations import hints_of
 from pyzmp.protocol.deadline import seconds
-from pyzmp.protocol.envelope import Buffer
+from pyzmp.protocol.limits import is_one
 from pyzmp.protocol.schema import Type, Unresolved
 from pyzmp.protocol.topics import Pattern, check_topic_name
-from pyzmp.publisher import Publisher
 
 if TYPE_CHECKING:
+    from pyzmp.channels.accounts import Asking
+    from pyzmp.channels.message import Event, Message
     from pyzmp.channels.published import Published
+    from pyzmp.channels.subscription import FullQueue, Subscription
+    from pyzmp.protocol.accounts import SubscriberAccount
+    from pyzmp.protocol.envelope import Buffer
+    from pyzmp.publisher import Publisher
 
 T = TypeVar("T")
 
-_PLAIN = frozenset({bytes, str, float, int, bool, NoneType})  # what packs alike in both libraries, and faster in this
-_SIZED: Collection[type] = frozenset({bytes, str})
-_NOT_QUICK = (OverflowError, UnicodeEncodeError, msgspec.EncodeError, TopicEnded)  # also of one that was started anew
-_pack = msgspec.msgpack.Encoder().encode
+_SIZED, _SMALL = frozenset[type]({bytes, str}), 1024  # what has a length, and is small up to which one
+_clock = time.time  # noqa: TID251  subscribers are told when each message was published
 _new_type = type
 
 
@@ -73,18 +68,25 @@ class Topic(Generic[T]):
         self._publisher: Publisher | None = None  # of a node's own
         self._program: Publisher | None = None  # of a full name, by a program without nodes
         self._type: Type | None = None
-        self._quick: frozenset[_new_type] = frozenset()
         with contextlib.suppress(Unresolved):  # a name that is defined later: looked up again when it is needed
             self.typed()
 
     def __set_name__(self, owner: type, name: str) -> None:
         if self._owner is None and self._given is None:
             self._owner, self._attribute = owner, name
-        refuse_assignment(owner, name)
 
     def __get__(self, instance: object | None, owner: type[Any] | None = None) -> Topic[T]:
         if instance is None or self._given is not None:
             return self
+        try:
+            return instance.__dict__[self._attribute]  # type: ignore[no-any-return]
+        except (KeyError, AttributeError):
+            return self._bound(instance)
+
+    def __set__(self, instance: object, value: Any) -> NoReturn:
+        raise assigned(self, instance, value)
+
+    def _bound(self, instance: object) -> Topic[T]:
         bound = self._like(_instance=weakref.ref(instance), _owner=type(instance))
         if hasattr(instance, "_living_topics"):  # then it is dropped where the instance is sent
             vars(instance)[self._attribute] = bound
@@ -100,7 +102,6 @@ class Topic(Generic[T]):
             self.typed()
         vars(other).update(vars(self), _publisher=None, _declared=self.mark, **changes)
         return other
-
     _declared = ""  # the mark of what this was made from
 
     # What it is.
@@ -142,7 +143,6 @@ class Topic(Generic[T]):
         """The type of its values.  Raises InvalidAnnotation for one that cannot be checked."""
         if self._type is None:
             self._type = Type.of(self._annotation, f"topic {self._shown()}")
-            self._quick = frozenset(kind for kind in _PLAIN if kind in self._type.exact)
         return self._type
 
     def check_annotation(self) -> None:
@@ -180,17 +180,18 @@ class Topic(Generic[T]):
         DeadlockError; use `apublish`.  Raises TypeError for a value of another type, and CannotTravel.  Any thread of
         the process where the node lives may publish; before its start nobody gets it.
         """
+        publisher, kind = self._publisher or self._place("publish(…)"), type(value)
+        it: Any = value
+        # A small value that nobody can change any more is encoded later, together with others: a third of the time.
+        if publisher is not None and kind in publisher.quick and timeout is None and (
+                kind not in _SIZED or (len(it) <= _SMALL and (kind is bytes or it.isascii()))):
+            pending, now = publisher.pending, _clock()
+            pending += (now, value)  # as `pyzmp.gathering` has it
+            if not publisher.since <= now < publisher.due:
+                publisher.off()
+            return
         if timeout is not None:
             seconds(timeout)
-        publisher, kind = self._publisher or self._place("publish(…)"), type(value)
-        if kind in self._quick and (kind not in _SIZED or len(value) < codec.THRESHOLD):  # type: ignore[arg-type]
-            try:
-                body = _pack(value)
-                if publisher is not None:
-                    publisher.put(body, (), None, timeout)
-                return
-            except _NOT_QUICK:
-                publisher = self._place("publish(…)")
         encoded = self._encoded(value)
         if publisher is not None and publisher.over:
             publisher = self._place("publish(…)")
@@ -210,7 +211,7 @@ class Topic(Generic[T]):
         """Publish an encoded value as it is, which was published before at *time*, in seconds since 1970."""
         publisher = self._place("put(…)")
         if publisher is not None:
-            publisher.put(body, buffers, time, timeout)
+            publisher.put(body, buffers, time, timeout, alone=not is_one(body))
 
     def _encoded(self, value: T) -> tuple[bytes, Sequence[Buffer]]:
         where = f"{self.name}: value"
@@ -230,6 +231,8 @@ class Topic(Generic[T]):
             if published is not None:
                 return published.named(self)
             if self._program is None or self._program.over:
+                from pyzmp.program import Program
+
                 here = runtime.current()
                 self._program = Program.of(here).publisher(self._given, self.typed(), self.keep, patience)
             return self._program
@@ -266,6 +269,8 @@ class Topic(Generic[T]):
 
     def _known(self) -> Publisher | None:
         """Where a full name is published here already."""
+        from pyzmp.program import Program
+
         node = running_node.get()
         published: Published | None = None if node is None else node._living_topics()
         return (published or Program).known(self.name)
@@ -275,13 +280,11 @@ class Topic(Generic[T]):
 
         TimeoutError after *timeout* seconds; DeadlockError in ``on_start``, before whose end there can be none.
         """
-        publisher = self._started("wait_for_subscribers()")
-        publisher.wait_for(counted(count, "count"), seconds(timeout))
+        self._started("wait_for_subscribers()").wait_for(_number(count), seconds(timeout))
 
     async def await_for_subscribers(self, count: int = 1, *, timeout: float) -> None:
         """As `wait_for_subscribers`, in a coroutine."""
-        publisher = self._started("await_for_subscribers()")
-        await publisher.await_for(counted(count, "count"), seconds(timeout))
+        await self._started("await_for_subscribers()").await_for(_number(count), seconds(timeout))
 
     def on_demand(self, callback: Callable[[bool], object]) -> None:
         """Have *callback* called with True when the first subscriber comes, and with False when the last is gone.
@@ -304,12 +307,17 @@ class Topic(Generic[T]):
         Also of the last 64 that have ended.  Asks the publishers, and raises what calls raise.
         """
         mine = self._here()
-        return mine.accounts() if mine is not None else Asking(self.selection(), timeout, self._program).all()
+        return mine.accounts() if mine is not None else self._asking(timeout).all()
 
     async def aaccounts(self, timeout: float | None = None) -> list[SubscriberAccount]:
         """As `accounts`, in a coroutine."""
         mine = self._here()
-        return mine.accounts() if mine is not None else await Asking(self.selection(), timeout, self._program).aall()
+        return mine.accounts() if mine is not None else await self._asking(timeout).aall()
+
+    def _asking(self, timeout: float | None) -> Asking:
+        from pyzmp.channels.accounts import Asking
+
+        return Asking(self.selection(), timeout, self._program)
 
     def _here(self) -> Publisher | None:
         """The one publisher of this, where that is here."""
@@ -326,6 +334,8 @@ class Topic(Generic[T]):
                   size: int = 8 << 20, history: int = 0,
                   on_event: Callable[[Event], object] | None = None) -> Subscription[T]:
         """Subscribe to all that publish this, also to those that come later: `pyzmp.channels.subscription`."""
+        from pyzmp.channels.subscription import subscribe_to
+
         return subscribe_to(self.selection(), callback, timeout=timeout, full=full, length=length, size=size,
                             history=history, on_event=on_event)
 
@@ -334,6 +344,8 @@ class Topic(Generic[T]):
                          size: int = 8 << 20, history: int = 0,
                          on_event: Callable[[Event], object] | None = None) -> Subscription[T]:
         """As `subscribe`, in a coroutine."""
+        from pyzmp.channels.subscription import asubscribe_to
+
         return await asubscribe_to(self.selection(), callback, timeout=timeout, full=full, length=length, size=size,
                                    history=history, on_event=on_event)
 
@@ -350,7 +362,7 @@ class Topic(Generic[T]):
                                   else "a topic without a name")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_type": None, "_quick": frozenset(), "_publisher": None, "_program": None,
+        return {**self.__dict__, "_type": None, "_publisher": None, "_program": None,
                 "_instance": None}
 
     def __reduce__(self) -> Any:
@@ -374,6 +386,12 @@ def patience(timeout: float | None) -> float:
     limit = runtime.current().settings.timeout if timeout is None else seconds(timeout)
     outer = serving.get()
     return limit if outer is None or outer.over else min(limit, max(0.0, outer.remaining))
+
+
+def _number(count: int) -> int:
+    from pyzmp.channels.channel import count as checked
+
+    return checked(count, "count")
 
 
 def _at(cls: type, attribute: str, node: str) -> Any:

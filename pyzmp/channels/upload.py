@@ -16,7 +16,7 @@ from pyzmp.channels.future import CallFuture
 from pyzmp.exceptions import InvalidCall
 from pyzmp.protocol import codec
 from pyzmp.protocol.envelope import AROUND, Credit, End, Item, Parcel, fitting
-from pyzmp.protocol.outcomes import Ask, Event, Outcome, cancelled, timed_out
+from pyzmp.protocol.outcomes import Ask, Event, Outcome, Part, cancelled, timed_out
 from pyzmp.protocol.schema import Signature
 from pyzmp.protocol.streams import Outflow
 from pyzmp.sessions import Begun, Target
@@ -113,6 +113,7 @@ class Upload:
             assert self._broken is not None
             raise self._broken
         if not isinstance(event, Parcel):
+            assert not isinstance(event, Part)
             return event
         if isinstance(event.message, Credit):
             self._flow.grant(event.message.items, event.message.size)

@@ -12,6 +12,7 @@ from typing import Any
 from pyzmp import runtime
 from pyzmp.channels.parameter import Parameter
 from pyzmp.exceptions import AnnouncementRefused, PyzmpError
+from pyzmp.loopthread import Mark
 from pyzmp.protocol.facts import LONG, Fact, ParameterFact, Position
 
 AGAIN = 1.0  # seconds until a value is announced again that no registry took
@@ -35,7 +36,7 @@ class Values:
         self._publishing: asyncio.Task[None] | None = None
         self._left = False
         self._outcome: Position | Exception | None = None  # for those who wait when the node leaves
-        self._set = asyncio.Event()
+        self._set = Mark()
         self._timers: list[asyncio.Event] = []
 
     def get(self, name: str) -> Any:

@@ -21,43 +21,52 @@ DRAIN = 5.0
 EXIT_DRAIN, EXIT_TERMINATE, EXIT_KILL = 0.8, 0.3, 0.4
 
 
-class _Signal:
-    """Something that is asked for once, and who is to be called when it is."""
+class Signal:
+    """Something that happens once, and who is to be called when it does.  A twentieth of a `threading.Event`."""
+
+    __slots__ = ("_callbacks", "_lock", "asked")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._asked = threading.Event()
+        self.asked = False
         self._callbacks: list[Callable[[], object]] = []
 
     def on(self, callback: Callable[[], object]) -> None:
+        """Call *callback* once it has happened; at once where it has."""
         with self._lock:
-            if not self._asked.is_set():
+            if not self.asked:
                 self._callbacks.append(callback)
                 return
         callback()
 
     def ask(self) -> None:
+        """It happens now."""
         with self._lock:
-            self._asked.set()
+            self.asked = True
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()
 
-    @property
-    def asked(self) -> bool:
-        return self._asked.is_set()
-
     def wait(self, timeout: float | None) -> bool:
-        return self._asked.wait(timeout)
+        """Wait until it has happened, at most *timeout* seconds; whether it has."""
+        if not self.asked:
+            event = threading.Event()
+            self.on(event.set)
+            event.wait(timeout)
+            with self._lock, contextlib.suppress(ValueError):
+                self._callbacks.remove(event.set)
+        return self.asked
 
 
 class Control:
     """What the launched side holds.  Every method may be called from any thread."""
 
+    __slots__ = ("_early", "_hurrying", "_listener", "_lock", "_stopping", "name")
+
     def __init__(self, name: str) -> None:
         self.name = name
         self._lock = threading.Lock()
-        self._stopping, self._hurrying = _Signal(), _Signal()
+        self._stopping, self._hurrying = Signal(), Signal()
         self._listener: Callable[[Any], object] | None = None
         self._early: list[Any] = []
 
@@ -123,6 +132,8 @@ class NotReady(TimeoutError):
 
 class Handle(ABC):
     """What the starter holds.  Every method may be called from any thread of the process that launched."""
+
+    __slots__ = ()
 
     ident: int | None
     ends_silently = False  # so that somebody must look whether it has ended

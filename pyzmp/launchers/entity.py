@@ -9,12 +9,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, InvalidStateError
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar, cast
 
 from pyzmp.exceptions import StartError
-from pyzmp.launchers.base import Body, Control, Handle, Launcher, NotReady, living
+from pyzmp.launchers.base import Body, Control, Handle, Launcher, NotReady, Signal, living
 
 T = TypeVar("T")
 
@@ -49,27 +47,46 @@ async def in_thread(function: Callable[..., T], *args: Any) -> T:
 class EntityControl(Control):
     """What an entity's body gets."""
 
+    __slots__ = ("_error", "_settled", "_value", "answered", "is_ready")
+
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.answer: Future[Any] = Future()
-        self.is_ready = False
+        self.answered = Signal()
+        self.is_ready = self._settled = False
+        self._value: Any = None
+        self._error: BaseException | None = None
 
     def ready(self, value: Any = True) -> None:
         self.is_ready = True
-        with contextlib.suppress(InvalidStateError):  # it was killed, and nobody waits any more
-            self.answer.set_result(value)
+        self.settle(value, None)
+
+    def settle(self, value: Any, error: BaseException | None) -> None:
+        """Say what the start came to; only the first word counts."""
+        with self._lock:
+            if self._settled:
+                return
+            self._settled, self._value, self._error = True, value, error
+        self.answered.ask()
+
+    def answer(self) -> Any:
+        """What the start came to; raises what it failed with."""
+        if self._error is not None:
+            raise self._error
+        return self._value
 
 
 class EntityHandle(Handle):
     """A task on a loop.  Its exit code is the body's status, 0 for None, or 1 after an exception."""
+
+    __slots__ = ("_aended", "_control", "_ended", "_loop", "_status", "_task", "ident")
 
     def __init__(self, body: Body, name: str, loop: asyncio.AbstractEventLoop) -> None:
         self.ident = os.getpid()
         self._loop = loop
         self._control = EntityControl(name)
         self._status: int | None = None
-        self._ended = threading.Event()
-        self._aended: asyncio.Event | None = None
+        self._ended = Signal()
+        self._aended: asyncio.Event | None = None  # once somebody waits for it on its loop
         self._task: asyncio.Task[None] | None = None
         if asyncio._get_running_loop() is loop:
             self._begin(body)
@@ -77,7 +94,6 @@ class EntityHandle(Handle):
             loop.call_soon_threadsafe(self._begin, body)
 
     def _begin(self, body: Body) -> None:
-        self._aended = asyncio.Event()
         self._task = self._loop.create_task(self._run(body))
 
     async def _run(self, body: Body) -> None:
@@ -95,14 +111,13 @@ class EntityHandle(Handle):
         finally:
             self._status = _exit_code(status)
             self._fail(StartError(f"{self._control.name!r} ended with exit code {self._status} before it was ready"))
-            self._ended.set()
+            self._ended.ask()
             living.discard(self)
             if self._aended is not None:
                 self._aended.set()
 
     def _fail(self, error: BaseException) -> None:
-        with contextlib.suppress(InvalidStateError):
-            self._control.answer.set_exception(error)
+        self._control.settle(None, error)
 
     def lives_here(self) -> bool:
         """Whether its loop is the one that runs in this thread."""
@@ -113,21 +128,29 @@ class EntityHandle(Handle):
         if self.lives_here():
             raise RuntimeError(f"{self._control.name!r} is started on the loop that runs here; write await "
                                "node.astart()")
-        try:
-            return self._control.answer.result(timeout)
-        except (FutureTimeoutError, TimeoutError):
-            if self._control.answer.done():
-                raise  # the entity's own
-            raise NotReady(f"{self._control.name!r} was not ready within {timeout:g} s") from None
+        if not self._control.answered.wait(timeout):
+            raise NotReady(f"{self._control.name!r} was not ready within {timeout:g} s")
+        return self._control.answer()
 
     async def await_ready(self, timeout: float) -> Any:
         """As `wait_ready`, on the running loop."""
-        ready = asyncio.wrap_future(self._control.answer)
-        ready.add_done_callback(lambda late: late.cancelled() or late.exception())  # perhaps nobody else will look
-        done, _ = await asyncio.wait({ready}, timeout=timeout)
-        if not done:
+        loop, ready = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+
+        def settle() -> None:
+            if not ready.done():
+                ready.set_result(None)
+
+        def tell() -> None:
+            if asyncio._get_running_loop() is loop:
+                settle()
+            else:
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                    loop.call_soon_threadsafe(settle)
+        self._control.answered.on(tell)
+        await asyncio.wait({ready}, timeout=timeout)
+        if not ready.done():
             raise NotReady(f"{self._control.name!r} was not ready within {timeout:g} s")
-        return ready.result()
+        return self._control.answer()
 
     def request_stop(self) -> None:
         self._control.request_stop()
@@ -149,26 +172,28 @@ class EntityHandle(Handle):
     def join(self, timeout: float | None = None) -> bool:
         """Waits as promised; on the entity's own loop, or where that is closed, it does not wait."""
         over = None if timeout is None else time.monotonic() + timeout
-        while not self._ended.is_set() and not self.lives_here() and not self._loop.is_closed():
+        while not self._ended.asked and not self.lives_here() and not self._loop.is_closed():
             left = 0.5 if over is None else min(0.5, over - time.monotonic())
             if left <= 0:
                 break
             self._ended.wait(left)
-        return self._ended.is_set() or self._loop.is_closed()
+        return self._ended.asked or self._loop.is_closed()
 
     async def ajoin(self, timeout: float | None = None) -> bool:
         """Waits on the running loop until it has ended, at most *timeout* seconds; whether it has."""
-        if not self.lives_here() or self._aended is None:
+        if not self.lives_here():
             return await in_thread(self.join, timeout)
-        with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
-            await asyncio.wait_for(self._aended.wait(), timeout)
-        return self._ended.is_set()
+        if not self._ended.asked:
+            self._aended = self._aended or asyncio.Event()
+            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+                await asyncio.wait_for(self._aended.wait(), timeout)
+        return self._ended.asked
 
     @property
     def exitcode(self) -> int | None:
         if self._status is None and self._loop.is_closed():
             return 1
-        return self._status if self._ended.is_set() else None
+        return self._status if self._ended.asked else None
 
 
 def _exit_code(status: Any) -> int:

@@ -19,7 +19,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-PRELOAD = ("pyzmp.launchers.process", "cloudpickle", "zmq", "msgspec", "asyncio", "logging", "setproctitle")
+#: What a node in a process needs, besides what its starter has loaded: no child has to import any of it by itself.
+PRELOAD = ("pyzmp.launchers.process", "pyzmp.launchers.shipping", "zmq", "msgspec", "asyncio", "logging", "hashlib",
+           "encodings.ascii", "setproctitle", "pyzmp.here", "pyzmp.host", "pyzmp.channels.listening",
+           "pyzmp.channels.published", "pyzmp.channels.service")
 
 
 @contextlib.contextmanager

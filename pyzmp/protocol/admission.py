@@ -8,11 +8,12 @@ turns, however many calls each of them has sent, and a call that would wait too 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from itertools import islice
 from typing import Generic, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from pyzmp.protocol.deadline import Deadline
 
@@ -48,6 +49,7 @@ class Begun(msgspec.Struct, Generic[Caller, Item], frozen=True):
     size: int
     deadline: Deadline
     lane: str
+    count: int = 0  # of calls that came together, where they did
 
 
 class Refused(msgspec.Struct, Generic[Caller, Item], frozen=True):
@@ -62,11 +64,13 @@ class Refused(msgspec.Struct, Generic[Caller, Item], frozen=True):
 class _Place(Generic[Caller, Item]):
     """What occupies one node, and how fast it gets on."""
 
-    __slots__ = ("callers", "calls", "ended", "gone", "last", "longest", "pace", "paces", "since", "size", "waiting")
+    __slots__ = ("callers", "calls", "counts", "ended",
+                 "gone", "last", "longest", "pace", "paces", "since", "size", "waiting")
 
     def __init__(self) -> None:
         self.calls = self.size = self.waiting = 0
         self.callers: dict[Caller, dict[int, Begun[Caller, Item]]] = {}  # what waits, oldest first
+        self.counts: dict[Caller, int] = {}  # and how many calls that are
         self.pace: float | None = None
         self.paces: deque[float] = deque(maxlen=SPANS)  # of the latest spans
         self.since: float | None = None  # when a call ended, where others have waited ever since
@@ -80,13 +84,20 @@ class _Place(Generic[Caller, Item]):
         del mine[begun.call]
         if not mine:
             del self.callers[begun.caller]
-        self.waiting -= 1
+        self.count(begun.caller, -(begun.count or 1))
+
+    def count(self, caller: Caller, calls: int) -> None:
+        """Note that so many calls more of *caller* wait."""
+        self.waiting += calls
+        self.counts[caller] = self.counts.get(caller, 0) + calls
+        if not self.counts[caller]:
+            del self.counts[caller]
         if not self.waiting:
             self.pace = self.since = None
             self.paces.clear()
 
-    def measure(self, now: float) -> None:
-        """Note that a call has ended while others wait.
+    def measure(self, now: float, calls: int = 1) -> None:
+        """Note that so many calls have ended, one after the other, while others wait.
 
         The machine may be held up, and what a node can do is what it did when it was not: of each span the longest
         time between two ends does not count, and of several spans the quickest does.
@@ -94,8 +105,8 @@ class _Place(Generic[Caller, Item]):
         if self.since is None:
             self.since, self.last, self.longest, self.ended = now, now, 0.0, 0
             return
-        self.ended += 1
-        self.longest = max(self.longest, now - self.last)
+        self.ended += calls
+        self.longest = max(self.longest, (now - self.last) / calls)
         self.last = now
         passed = now - self.since
         if self.ended > 1 and passed >= (SPAN if self.ended >= ENDS else 4 * SPAN):
@@ -104,16 +115,20 @@ class _Place(Generic[Caller, Item]):
             if len(self.paces) > 1:
                 self.pace = min(self.paces)
 
-    def excess(self, caller: Caller, left: float) -> float:
-        """The seconds by which the wait of a new call is too long for what is left of its deadline."""
+    def excess(self, caller: Caller, left: float, calls: int = 1) -> float:
+        """The seconds by which the wait of the last of so many new calls is too long for what is left to it."""
         if self.pace is None:
             return 0.0
-        estimate = (len(self.callers.get(caller, ())) + 1) * self.turns(caller) * self.pace
+        estimate = (self.counts.get(caller, 0) + calls) * self.turns(caller) * self.pace
         return min(estimate - left / 2, (self.waiting - LONG + 1) * self.pace)
 
     def turns(self, caller: Caller) -> int:
         """How many callers take turns, with *caller* among them."""
         return len(self.callers) + (caller not in self.callers)
+
+    def full(self, size: int, limits: Limits) -> bool:
+        """Whether there is no room for a call of *size* bytes."""
+        return self.calls > 0 and (self.calls >= limits.calls or self.size + size > limits.size)
 
     def displaced(self, caller: Caller, size: int, limits: Limits) -> list[Begun[Caller, Item]] | None:
         """The calls that must go for a new one of *caller*, or None where there is no room for it."""
@@ -140,11 +155,15 @@ class Admission(Generic[Caller, Item]):
 
     A call is told by its caller and number, waits for a node, and stands in a lane: each lane has an
     order of turns of its own.  It is taken out once: begun, cancelled, displaced, withdrawn or with its caller.
+
+    Calls that came together wait as one item, named by the first.  Where it takes to know them one by one, *apart*
+    makes of that item those that have not begun: their numbers, what each of them is, and its size.
     """
 
-    __slots__ = ("_count", "_lanes", "_places")
+    __slots__ = ("_apart", "_count", "_lanes", "_places")
 
-    def __init__(self) -> None:
+    def __init__(self, apart: Callable[[Item], Iterable[tuple[int, Item, int]]] = lambda item: ()) -> None:
+        self._apart = apart
         self._count = 0
         self._lanes: dict[str, OrderedDict[Caller, OrderedDict[int, Begun[Caller, Item]]]] = {}  # by turns
         self._places: dict[str, _Place[Caller, Item]] = {}
@@ -153,7 +172,7 @@ class Admission(Generic[Caller, Item]):
         return self._count
 
     def waiting(self, lane: str = "") -> int:
-        """How many calls wait in *lane*."""
+        """How many items wait in *lane*."""
         return sum(map(len, self._lanes.get(lane, {}).values()))
 
     def occupied(self, node: str) -> tuple[int, int]:
@@ -176,7 +195,7 @@ class Admission(Generic[Caller, Item]):
         return left <= 0 or (pace is not None and left < pace + MARGIN)
 
     def admit(self, caller: Caller, call: int, item: Item, *, node: str, size: int, deadline: Deadline, now: float,
-              lane: str = "", limits: Limits = LIMITS) -> list[Refused[Caller, Item]]:
+              lane: str = "", limits: Limits = LIMITS, count: int = 0) -> list[Refused[Caller, Item]]:
         """Let a call of *size* bytes wait for its turn; who has no room because of it, itself alone or others.
 
         The first call of a node is always taken.  Where the limits would be exceeded, the newest waiting
@@ -190,6 +209,8 @@ class Admission(Generic[Caller, Item]):
         ``retry_after`` is at least `SOONEST`, and `UNKNOWN` where there is no pace.  In a full node it is
         (calls that must end to make room, by their mean size) * (callers) * pace; for a wait that is too
         long it is what it is too long by, or the time until fewer than `LONG` wait where that is sooner.
+
+        With a *count* it is so many calls that came together; then `takes` has said that there is room.
         """
         place = self._places.get(node)
         if place is None:
@@ -199,27 +220,51 @@ class Admission(Generic[Caller, Item]):
         later = place.excess(caller, deadline.remaining(now)) if place.waiting >= LONG else 0.0
         if later > 0:
             return [Refused(caller, call, item, max(SOONEST, later))]
-        if place.calls and (place.calls >= limits.calls or place.size + size > limits.size):
+        if place.full(size, limits):
+            self.spread(node)  # which may be the end of some
+        if place.full(size, limits):
             later = max(SOONEST, place.room(caller, size, limits))
             gone = place.displaced(caller, size, limits)
             if gone is None:
                 return [Refused(caller, call, item, later)]
             for begun in gone:
                 self._take(begun)
-        self._add(place, Begun(caller, call, item, node, size, deadline, lane))
+        self._add(place, Begun(caller, call, item, node, size, deadline, lane, count))
         return [Refused(begun.caller, begun.call, begun.item, later) for begun in gone] if gone else []
+
+    def takes(self, caller: Caller, *, node: str, count: int, size: int, left: float, limits: Limits = LIMITS) -> bool:
+        """Whether so many calls of one caller with so many seconds *left* would be taken, each of them."""
+        place = self._places.get(node)
+        if place is None:
+            return count <= limits.calls and size <= limits.size
+        later = place.excess(caller, left, count) if place.waiting + count > LONG else 0.0
+        return place.calls + count <= limits.calls and place.size + size <= limits.size and later <= 0
+
+    def enter(self, node: str, size: int, limits: Limits) -> bool:
+        """Let a call begin that nothing waits before, where there is room; it occupies its node until `end`."""
+        place = self._places.get(node)
+        if place is None:
+            place = self._places[node] = _Place()
+        elif place.waiting or (place.calls and (place.calls >= limits.calls or place.size + size > limits.size)):
+            return False
+        place.gone, place.calls, place.size = False, place.calls + 1, place.size + size
+        return True
 
     def next(self, lane: str = "") -> Begun[Caller, Item] | None:
         """The call of *lane* whose turn it is, or None: the first of the caller that has waited longest for a turn.
 
-        It occupies its node until `end`.
+        It occupies its node until `end`.  Those that came together stay where they are until they were `took`.
         """
         callers = self._lanes.get(lane)
         if callers is None:
             return None
         caller = next(iter(callers))
         calls = callers[caller]
-        _, begun = calls.popitem(last=False)
+        begun = next(iter(calls.values()))
+        if begun.count:
+            callers.move_to_end(caller)
+            return begun
+        del calls[begun.call]
         if calls:
             callers.move_to_end(caller)
         else:
@@ -227,6 +272,53 @@ class Admission(Generic[Caller, Item]):
         self._places[begun.node].remove(begun)
         self._count -= 1
         return begun
+
+    def took(self, begun: Begun[Caller, Item], calls: int, now: float, *, going_on: int = 0) -> bool:
+        """Note that so many of the calls that came together have had their turn; some may be *going_on*.
+
+        Each of those occupies its node until `end`, but where this is False: they were taken out meanwhile, or apart.
+        """
+        place, callers = self._places.get(begun.node), self._lanes.get(begun.lane)
+        waiting = callers.get(begun.caller) if callers is not None else None
+        if place is None or waiting is None or waiting.get(begun.call) is not begun:
+            return False
+        size, ended = begun.size * calls // begun.count, calls - going_on
+        if calls < begun.count:
+            rest = replace(begun, count=begun.count - calls, size=begun.size - size)
+            waiting[begun.call] = place.callers[begun.caller][begun.call] = rest
+            place.count(begun.caller, -calls)
+        else:
+            del waiting[begun.call]
+            if not waiting:
+                self._clear(begun.lane, begun.caller)
+            place.remove(begun)
+        self._count -= calls
+        if place.waiting and ended:
+            place.measure(now, ended)
+        self._free(begun.node, place, size * ended // max(1, calls), ended)
+        return True
+
+    def spread(self, node: str) -> None:
+        """Have the calls wait for *node* one by one that came together."""
+        place = self._places[node]
+        apart = {(begun.caller, begun.call): [replace(begun, call=call, item=item, size=size, count=0)
+                                              for call, item, size in self._apart(begun.item)]
+                 for mine in place.callers.values() for begun in mine.values() if begun.count}
+        for (caller, call), parts in apart.items():
+            begun = place.callers[caller][call]
+            place.size += sum(part.size for part in parts) - begun.size
+            place.calls += len(parts) - begun.count
+            self._count += len(parts) - begun.count
+            for calls in (self._lanes[begun.lane][caller], place.callers[caller]):
+                before = list(calls.values())
+                calls.clear()
+                calls.update({part.call: part for each in before for part in (parts if each is begun else (each,))})
+            if not self._lanes[begun.lane][caller]:
+                self._clear(begun.lane, caller)
+            if not place.callers[caller]:
+                del place.callers[caller]
+            place.count(caller, len(parts) - begun.count)
+        self._free(node, place, 0, 0)
 
     def end(self, node: str, size: int, now: float, *, ran: bool = True) -> None:
         """Note that a call that was begun has ended; ValueError where none was.
@@ -274,21 +366,13 @@ class Admission(Generic[Caller, Item]):
         return [begun.item for begun in found]
 
     def _add(self, place: _Place[Caller, Item], begun: Begun[Caller, Item]) -> None:
-        callers = self._lanes.get(begun.lane)
-        if callers is None:
-            callers = self._lanes[begun.lane] = OrderedDict()
-        calls = callers.get(begun.caller)
-        if calls is None:
-            calls = callers[begun.caller] = OrderedDict()
-        calls[begun.call] = begun
-        mine = place.callers.get(begun.caller)
-        if mine is None:
-            mine = place.callers[begun.caller] = {}
-        mine[begun.call] = begun
-        place.waiting += 1
-        place.calls += 1
+        callers = self._lanes.setdefault(begun.lane, OrderedDict())
+        callers.setdefault(begun.caller, OrderedDict())[begun.call] = begun
+        place.callers.setdefault(begun.caller, {})[begun.call] = begun
+        place.count(begun.caller, begun.count or 1)
+        place.calls += begun.count or 1
         place.size += begun.size
-        self._count += 1
+        self._count += begun.count or 1
 
     def _take(self, begun: Begun[Caller, Item]) -> None:
         """Take out a call that waits, and what it occupies."""
@@ -298,8 +382,8 @@ class Admission(Generic[Caller, Item]):
             self._clear(begun.lane, begun.caller)
         place = self._places[begun.node]
         place.remove(begun)
-        self._count -= 1
-        self._free(begun.node, place, begun.size)
+        self._count -= begun.count or 1
+        self._free(begun.node, place, begun.size, begun.count or 1)
 
     def _clear(self, lane: str, caller: Caller) -> None:
         """Forget a caller that has nothing in *lane* any more."""
@@ -308,8 +392,8 @@ class Admission(Generic[Caller, Item]):
         if not callers:
             del self._lanes[lane]
 
-    def _free(self, node: str, place: _Place[Caller, Item], size: int) -> None:
-        place.calls -= 1
+    def _free(self, node: str, place: _Place[Caller, Item], size: int, calls: int = 1) -> None:
+        place.calls -= calls
         place.size -= size
         if place.gone and not place.calls:
             del self._places[node]

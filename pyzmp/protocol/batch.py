@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from operator import length_hint
 from typing import Any, Protocol
 
-from pyzmp.protocol.envelope import Buffer, Published, size_of
+from pyzmp.exceptions import MalformedMessage
+from pyzmp.protocol.envelope import Buffer, Packed, Published, size_of
+from pyzmp.protocol.runs import Bodies, times_of
 
 
 class Origin(Protocol):
@@ -27,10 +29,18 @@ class Batch:
     __slots__ = ("_begun", "_held", "_told", "_told_size", "_values", "bodies", "buffers", "number", "shape", "size",
                  "source", "times")
 
-    def __init__(self, source: Origin, message: Published, buffers: Sequence[Buffer]) -> None:
+    def __init__(self, source: Origin, message: Published | Packed, buffers: Sequence[Buffer]) -> None:
         self.source, self.shape = source, source.shape
-        self.number, self.times, self.bodies, self.buffers = message.number, message.times, message.bodies, buffers
-        self.size = size_of(b"".join(message.bodies), buffers)
+        self.number, self.buffers = message.number, buffers
+        self.times: Sequence[float]
+        self.bodies: Sequence[bytes]
+        if isinstance(message, Packed):
+            self.times, self.buffers = times_of(message.clocks), ()
+            self.bodies = bodies = Bodies(_one(buffers))
+            self.size = bodies.size
+        else:
+            self.times, self.bodies = message.times, message.bodies
+            self.size = size_of(b"".join(message.bodies), buffers)
         self._values: Iterator[Any] | None = None
         self._begun = self._held = self._told = self._told_size = 0
 
@@ -78,3 +88,9 @@ class Batch:
     def over(self) -> bool:
         """Whether all was counted."""
         return self._told == len(self.bodies)
+
+
+def _one(buffers: Sequence[Buffer]) -> Buffer:
+    if len(buffers) != 1:
+        raise MalformedMessage(f"values of a topic in {len(buffers)} buffers")
+    return buffers[0]

@@ -7,43 +7,36 @@ A call that is opened in a `Caller` gets exactly one outcome.
 
 from __future__ import annotations
 
+import functools
 import heapq
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
-
-from typing_extensions import NamedTuple
+from typing import Any, Generic
 
 from pyzmp.exceptions import MalformedMessage, RemoteError
-from pyzmp.protocol.envelope import Credit, End, Failure, Flag, Item, Opened, Parcel, Reply, Request, size_of
-from pyzmp.protocol.outcomes import Ask, Event, Outcome, Result, cancelled, died, failed, overloaded, timed_out
+from pyzmp.protocol.envelope import (
+    Calls,
+    Credit,
+    End,
+    Failure,
+    Flag,
+    Item,
+    Opened,
+    Parcel,
+    Reply,
+    Request,
+    Results,
+    size_of,
+)
+from pyzmp.protocol.opened import Ended as Ended  # noqa: PLC0414 - it is part of what this module says
+from pyzmp.protocol.opened import Open, Token
+from pyzmp.protocol.outcomes import Ask, Event, Outcome, Part, Result, cancelled, died, failed, overloaded, timed_out
 from pyzmp.protocol.streams import Outflow
-
-Token = TypeVar("Token")
 
 CALLS = 4096  # calls that one session has open at once, at most
 SIZE = 64 << 20  # bytes of their arguments, at most, unless one call alone has more
 SLACK = 64  # entries of ended calls that a table of open ones may hold beside its own number
-
-
-class Ended(NamedTuple, Generic[Token]):
-    """A call that has ended at the caller; *tell* says whether its node should hear that nobody waits.
-
-    Where nothing has left yet, its request is to be taken back instead.
-    """
-
-    call: int
-    token: Token
-    outcome: Outcome
-    tell: bool = False
-
-
-class _Open(Generic[Token]):
-    __slots__ = ("ask", "opened", "sent", "size", "token")
-
-    def __init__(self, ask: Ask, token: Token, size: int) -> None:
-        self.ask, self.token, self.size = ask, token, size
-        self.sent = self.opened = False
 
 
 class Caller(Generic[Token]):
@@ -55,13 +48,15 @@ class Caller(Generic[Token]):
     ended are counted in ``stray`` and dropped.
     """
 
-    __slots__ = ("_calls", "_late", "_open", "_order", "_posted", "_posts", "_size", "_used", "_waiting", "last",
+    __slots__ = ("_calls", "_groups", "_late", "_open", "_order",
+                 "_posted", "_posts", "_size", "_used", "_waiting", "last",
                  "stray", "used")
 
     def __init__(self, calls: int = CALLS, size: int = SIZE) -> None:
         self.stray = 0
         self.last = 0  # the number of the call that was opened last
-        self._open: dict[int, _Open[Token]] = {}
+        self._open: dict[int, Open[Token]] = {}  # by number; several that were asked together by that of the first
+        self._groups: list[int] = []  # those numbers, which only grow
         self._order: list[tuple[float, int]] = []
         self._waiting: deque[int] = deque()  # for a place
         self._late: dict[int, int] = {}  # calls that nobody waits for and the node has not answered: their sizes
@@ -85,18 +80,22 @@ class Caller(Generic[Token]):
 
     # Beginning.
 
-    def open(self, ask: Ask, token: Token, now: float) -> Request | None:
+    def open(self, ask: Ask, token: Token, now: float) -> Request | Calls | None:
         """Open a call; the message that asks for it, or None where it waits for a place.
 
-        Raises Overloaded where there is none, and the call does not want to wait.
+        Raises Overloaded where there is none, and the call does not want to wait.  Several that are asked
+        together do not wait: whoever opens them knows that they have their places, by `fits`.
         """
         size = size_of(ask.body, ask.buffers)
-        fits = not self._waiting and self.fits(1, size)
+        fits = not self._waiting and self.fits(ask.count, size)
         if not fits and not ask.wait:
             raise overloaded(ask, f"{self.used} calls of this session with {self._used} bytes are under way, which "
                              f"fills its window ({self._calls} calls, {self._size} bytes)")
-        self.last = call = self.last + 1
-        entry = self._open[call] = _Open(ask, token, size)
+        call = self.last + 1
+        self.last += ask.count
+        entry = self._open[call] = Open(call, ask, token, size)
+        if ask.count > 1:
+            self._groups.append(call)
         self._watch(call, ask)
         if fits:
             return self._send(call, entry, now)
@@ -118,7 +117,7 @@ class Caller(Generic[Token]):
         entry = self._open.get(call)
         return entry is not None and entry.sent
 
-    def ready(self, now: float) -> list[tuple[Request, Ask, Token]]:
+    def ready(self, now: float) -> list[tuple[Request | Calls, Ask, Token]]:
         """The calls that have waited for a place and have one now."""
         found = []
         while self._waiting:
@@ -130,11 +129,14 @@ class Caller(Generic[Token]):
                 found.append((self._send(call, entry, now), entry.ask, entry.token))
         return found
 
-    def _send(self, call: int, entry: _Open[Token], now: float) -> Request:
+    def _send(self, call: int, entry: Open[Token], now: float) -> Request | Calls:
         ask = entry.ask
         entry.sent = True
-        self.used += 1
+        self.used += ask.count
         self._used += entry.size
+        if ask.count > 1:
+            return Calls(call, ask.node, ask.service, ask.deadline.remaining(now), ask.body, ask.count,
+                         ask.incarnation, ask.chain)
         if ask.flags & Flag.ONE_WAY:
             del self._open[call]
             self._posts[call] = entry.size
@@ -159,10 +161,12 @@ class Caller(Generic[Token]):
         """What *parcel* brings to a call, or None where it brings nothing."""
         message: Any = parcel.message
         kind = type(message)
-        entry = self._open.get(getattr(message, "call", 0))
+        entry = self._entry(getattr(message, "call", 0))
         if entry is None or not entry.sent:
             self._astray(message)
             return None
+        if entry.ended is not None:
+            return self._part(message, parcel, entry)
         streams = bool(entry.ask.flags & Flag.STREAM)
         if kind is Failure or (kind is Reply and not streams) or (kind is End and streams):
             return self._ends(message, parcel, entry)
@@ -176,16 +180,42 @@ class Caller(Generic[Token]):
         self.stray += 1
         return None
 
+    def _entry(self, call: int) -> Open[Token] | None:
+        """The open call of that number, or those that were asked together with it."""
+        entry = self._open.get(call)
+        if entry is None and self._groups and self._groups[0] < call:
+            entry = self._open[self._groups[bisect_right(self._groups, call) - 1]]
+        return entry if entry is not None and call < entry.call + entry.ask.count else None
+
+    def _part(self, message: Any, parcel: Parcel, entry: Open[Token]) -> tuple[Token, Event] | None:
+        """What *parcel* brings to some of several calls."""
+        kind, first, count = type(message), message.call - entry.call, getattr(message, "count", 1)
+        if kind not in (Results, Reply, Failure) or (kind is Results and count < 2) or not entry.ends(first, count):
+            self.stray += 1
+            return None
+        self.used -= count
+        if not entry.left:
+            self._close(entry)
+            self._used -= entry.size
+        outcome = failed(message, entry.ask) if kind is Failure else Result(message.body, parcel.buffers)
+        return entry.token, Part(first, count, outcome)
+
+    def _close(self, entry: Open[Token]) -> None:
+        del self._open[entry.call]
+        if entry.ended is not None:
+            del self._groups[bisect_left(self._groups, entry.call)]
+
     def _astray(self, message: Any) -> None:
         """A message for no open call; it may still make room in the window."""
         if type(message) is Credit and message.call == 0 and 0 < message.items <= self.posted:
             self._credit(message.items, message.size)
             return
         self.stray += 1
-        if isinstance(message, (Reply, Failure, End)):
-            size = self._late.pop(message.call, None)
-            if size is not None:
-                self._release(size)
+        if isinstance(message, (Reply, Failure, End, Results)):
+            for call in range(message.call, message.call + min(getattr(message, "count", 1), CALLS)):
+                size = self._late.pop(call, None)
+                if size is not None:
+                    self._release(size)
 
     def _credit(self, items: int, size: int) -> None:
         """So many one-way calls have ended, whichever they are; with the last one all their bytes are free."""
@@ -196,14 +226,14 @@ class Caller(Generic[Token]):
         self.used -= items
         self._used -= size
 
-    def _ends(self, message: Reply | Failure | End, parcel: Parcel, entry: _Open[Token]) -> tuple[Token, Outcome]:
+    def _ends(self, message: Reply | Failure | End, parcel: Parcel, entry: Open[Token]) -> tuple[Token, Outcome]:
         del self._open[message.call]
         self._release(entry.size)
         if type(message) is Failure:
             return entry.token, failed(message, entry.ask)
         return entry.token, Result(getattr(message, "body", b""), parcel.buffers)
 
-    def _item(self, message: Item, parcel: Parcel, entry: _Open[Token]) -> tuple[Token, Event] | None:
+    def _item(self, message: Item, parcel: Parcel, entry: Open[Token]) -> tuple[Token, Event] | None:
         assert entry.ask.incoming is not None
         try:
             if entry.ask.incoming.arrived(message.number, size_of(message.body, parcel.buffers)):
@@ -216,8 +246,8 @@ class Caller(Generic[Token]):
         self.stray += 1
         return None
 
-    def _release(self, size: int) -> None:
-        self.used -= 1
+    def _release(self, size: int, calls: int = 1) -> None:
+        self.used -= calls
         self._used -= size
 
     # Ending.
@@ -229,7 +259,7 @@ class Caller(Generic[Token]):
         and the node is to be told.  One that still waits for a place has ended with this.  False
         where it has ended before.
         """
-        entry = self._open.get(call)
+        entry = self._entry(call)
         if entry is None or entry.sent:
             return entry is not None
         del self._open[call]
@@ -237,13 +267,14 @@ class Caller(Generic[Token]):
 
     def drop(self, call: int) -> None:
         """Forget a call whose request could not be sent at all."""
-        entry = self._open.pop(call, None)
-        size = self._posts.pop(call, None)
+        entry, size = self._open.get(call), self._posts.pop(call, None)
         if size is not None:
             self._posted -= size
             self._release(size)
-        elif entry is not None and entry.sent:
-            self._release(entry.size)
+        elif entry is not None:
+            self._close(entry)
+            if entry.sent:
+                self._release(entry.size, entry.left)
 
     def next_deadline(self) -> float | None:
         """When the next open call ends at the latest; None where none is open."""
@@ -259,14 +290,16 @@ class Caller(Generic[Token]):
         """
         ended: list[Ended[Token]] = []
         while (at := self.next_deadline()) is not None and at <= now:
-            call = heapq.heappop(self._order)[1]
-            entry = self._open.pop(call)
+            entry = self._open[heapq.heappop(self._order)[1]]
+            self._close(entry)
+            left = [Ended(call, entry.token, outcome, entry.sent) for call, outcome in entry.each(
+                functools.partial(timed_out, entry.ask, sent=sent and entry.sent, placed=entry.sent))]
             if entry.sent and sent:
-                self._late[call] = entry.size
+                self._late.update(dict.fromkeys((each.call for each in left), 0))
+                self._late[left[0].call] = entry.size
             elif entry.sent:
-                self._release(entry.size)
-            outcome = timed_out(entry.ask, sent=sent and entry.sent, placed=entry.sent)
-            ended.append(Ended(call, entry.token, outcome, entry.sent))
+                self._release(entry.size, entry.left)
+            ended += left
         return ended
 
     def end(self, reason: str, *, sent: bool) -> list[Ended[Token]]:
@@ -277,11 +310,12 @@ class Caller(Generic[Token]):
         self._waiting.clear()
         self._posts.clear()
         self._posted = 0
-        return [Ended(call, entry.token, died(entry.ask, reason, executed=_executed(entry, sent)))
-                for call, entry in calls.items()]
+        self._groups.clear()
+        return [Ended(call, entry.token, outcome) for entry in calls.values() for call, outcome in entry.each(
+            functools.partial(died, entry.ask, reason, executed=_executed(entry, sent)))]
 
 
-def _executed(entry: _Open[Token], sent: bool) -> bool | None:
+def _executed(entry: Open[Any], sent: bool) -> bool | None:
     """Whether a call ran whose session has ended."""
     return True if entry.opened else None if sent and entry.sent else False
 
@@ -293,7 +327,7 @@ class Callee:
     answered once.
     """
 
-    __slots__ = ("_credit", "_last", "_size", "_streams", "lasting", "open", "repeated", "running")
+    __slots__ = ("_credit", "_last", "_size", "_streams", "_together", "lasting", "open", "repeated", "running")
 
     def __init__(self) -> None:
         self.repeated = 0
@@ -304,18 +338,28 @@ class Callee:
         self._credit: dict[int, Outflow] = {}  # for calls that have not begun
         self._last = 0
         self._size = 0
+        self._together = 0  # calls that came together and are not answered yet
 
-    def fresh(self, request: Request) -> bool:
-        """Whether *request* is a call that was not seen before; others are counted in ``repeated``."""
+    def fresh(self, request: Request | Calls, count: int = 1) -> bool:
+        """Whether *request* is a call that was not seen before, or so many; others are counted in ``repeated``."""
         if request.call <= self._last:
             self.repeated += 1
             return False
-        self._last = request.call
+        self._last = request.call + count - 1
         return True
+
+    def fits(self, count: int, size: int) -> bool:
+        """Whether so many calls more, of *size* bytes in all, are within the window of the session."""
+        return len(self.open) + self._together + count <= CALLS and self._size + size <= SIZE
+
+    def together(self, count: int, size: int) -> None:
+        """Note that so many calls that came together are to be answered; or no more, where it is below zero."""
+        self._together += count
+        self._size += size
 
     def take(self, call: int, size: int) -> bool:
         """Note that a call is to be answered; False where it goes beyond the window of the session."""
-        fits = len(self.open) < CALLS and (self._size + size <= SIZE or not self.open)
+        fits = len(self.open) + self._together < CALLS and (self._size + size <= SIZE or not self.open)
         self.open[call] = size
         self._size += size
         return fits

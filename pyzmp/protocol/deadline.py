@@ -23,7 +23,7 @@ def seconds(timeout: object, what: str = "timeout") -> float:
     return number
 
 
-class Deadline(msgspec.Struct, frozen=True):
+class Deadline(msgspec.Struct, frozen=True, gc=False):
     """A moment of the monotonic clock, in seconds, at which waiting ends."""
 
     at: float

@@ -8,20 +8,19 @@ all that is ever dropped is dropped in one place, which tells of it in the order
 
 from __future__ import annotations
 
-import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from pyzmp.exceptions import MalformedMessage
 from pyzmp.protocol.envelope import Buffer, size_of
+from pyzmp.protocol.runs import Bodies
 
 AROUND = 64  # bytes that a message counts for besides its own, so that many small ones are bounded too
-BATCH = 64  # messages that travel together, at most
-BATCH_SIZE = 64 << 10  # and their bytes, unless one alone has more
+BATCH = 2048  # messages that travel together, at most
+FEW = 64  # that may be published before anybody looks at the room of those who block
+BATCH_SIZE = 256 << 10  # and their bytes, unless one alone has more
 WINDOW = 1 << 20  # bytes that may be on their way to a subscriber, or wait with him to be taken
 SIZE = 8 << 20  # bytes that wait for one subscriber at the publisher, where nothing else is said
 YOUNG = 1.0  # seconds after everybody can know of it in which a feed is young
@@ -56,23 +55,40 @@ class Bounds(msgspec.Struct, frozen=True):
         return cls(length // 2, WINDOW, length - length // 2, size)
 
 
-class Entry(NamedTuple):
-    """A message as it waits."""
+class Run:
+    """Messages with numbers that follow each other, in one piece, as it waits and as it is sent.
 
-    number: int
-    time: float
-    body: bytes
-    buffers: Sequence[Buffer]
-    size: int
+    ``size`` are their bytes, as bounds count them.
+    """
 
+    __slots__ = ("_parts", "bodies", "buffers", "number", "size", "tails", "times")
 
-class Run(NamedTuple):
-    """Messages with numbers that follow each other, to be sent in one piece."""
+    def __init__(self, number: int, times: Sequence[float], bodies: Sequence[bytes],
+                 buffers: Sequence[Buffer] = ()) -> None:
+        self.number, self.times, self.bodies, self.buffers = number, times, bodies, buffers
+        own = bodies.size if type(bodies) is Bodies else sum(map(len, bodies))
+        self.size = own + AROUND * len(bodies) + (size_of(b"", buffers) if buffers else 0)
+        self._parts: Sequence[Run] = ()
+        self.tails: dict[bool, bytes] = {}  # what every subscriber is sent of it, for whoever sends it
 
-    number: int
-    times: Sequence[float]
-    bodies: Sequence[bytes]
-    buffers: Sequence[Buffer] = ()
+    def parts(self) -> Sequence[Run]:
+        """Its messages one by one."""
+        if not self._parts:
+            self._parts = (self,) if len(self.bodies) == 1 else [
+                Run(number, (time,), (body,))
+                for number, (time, body) in enumerate(zip(self.times, self.bodies, strict=True), self.number)]
+        return self._parts
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and self._key() == other._key()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _key(self) -> tuple[object, ...]:
+        return self.number, [*self.times], [*self.bodies], [*self.buffers]
+
+    def __repr__(self) -> str:
+        return f"<Run of {len(self.bodies)} from {self.number} on>"
 
 
 class Skip(msgspec.Struct, frozen=True):
@@ -99,15 +115,15 @@ class Account(msgspec.Struct, frozen=True):
 class Outlet:
     """One subscription at its publisher: what waits for it, and what became of the rest."""
 
-    __slots__ = ("_bounds", "_items", "_queue", "_queued", "_size", "_start", "_told", "dropped", "ended", "full",
-                 "offered", "sent", "taken")
+    __slots__ = ("_bounds", "_count", "_items", "_queue", "_queued", "_size", "_start", "_told", "dropped", "ended",
+                 "full", "offered", "sent", "taken")
 
     def __init__(self, full: int, bounds: Bounds, start: int) -> None:
         self.full, self._bounds = full, bounds
         self._start = self._told = start  # the first number that was offered; the next one to tell of
         self.offered = start  # the next number to be offered
-        self._queue: deque[Entry] = deque()
-        self._queued = 0  # bytes in it
+        self._queue: deque[Run] = deque()
+        self._count = self._queued = 0  # messages and bytes in it
         self._items = self._size = 0  # what the subscriber has room for
         self.sent = self.taken = self.dropped = 0
         self.ended = False
@@ -144,52 +160,73 @@ class Outlet:
 
     @property
     def is_clear(self) -> bool:
-        """Whether `BATCH` messages more would leave at once."""
-        return not self._queue and self._items >= BATCH and self._size > 0
+        """Whether `FEW` messages more would leave at once."""
+        return not self._queue and self._items >= FEW and self._size > 0
 
     def has_room(self, size: int) -> bool:
         """Whether a message more, of *size* bytes, would wait or leave, and neither be dropped nor drop another."""
         return (not self._queue and self._items > 0 and self._size > 0) or not self._is_full(size)
 
-    def offer(self, run: Run, size: int, entries: Callable[[], Sequence[Entry]]) -> list[Run | Skip]:
-        """Offer messages, of *size* bytes in all, as a whole or one by one; what is to be sent now."""
+    def offer(self, run: Run) -> list[Run | Skip]:
+        """Offer messages, as a whole or one by one; what is to be sent now."""
         count = len(run.bodies)
         if not self._queue and self._items >= count and self._size > 0 and self._told == run.number:
-            self._items -= count
-            self._size -= size
-            self._told += count
             self.offered += count
-            self.sent += count
-            return [run]
+            return [self._gone(run)]
+        if self._bounds.window and self._fits(run, count):
+            self._append(run)
+            return list(self._leave())
         sent: list[Run | Skip] = []
-        for entry in entries():
-            if self._bounds.window and self._is_full(entry.size):
+        for part in run.parts():
+            if self._bounds.window and self._is_full(part.size):
                 sent.extend(self._leave())  # before anything is dropped; whoever wants the latest wants nothing older
-            self._wait(entry)
+            self._wait(part)
         return [*sent, *self._leave()]
 
+    def _fits(self, run: Run, count: int) -> bool:
+        """Whether all of it may wait."""
+        bounds = self._bounds
+        return self._count + count <= bounds.queue and self._queued + run.size <= bounds.queue_size
+
     def _is_full(self, size: int) -> bool:
-        return len(self._queue) >= self._bounds.queue or (
+        return self._count >= self._bounds.queue or (
             bool(self._queue) and self._queued + size > self._bounds.queue_size)
 
-    def _wait(self, entry: Entry) -> None:
-        self.offered = entry.number + 1
+    def _wait(self, part: Run) -> None:
         if self.full == Full.DROP_OLDEST:
-            while self._queue and self._is_full(entry.size):
-                self._queued -= self._queue.popleft().size
+            while self._queue and self._is_full(part.size):
+                self._first(1)
                 self.dropped += 1
-        elif self.full == Full.DROP_NEWEST and self._is_full(entry.size):
+        elif self.full == Full.DROP_NEWEST and self._is_full(part.size):
             self.dropped += 1
+            self.offered = part.number + 1
             return
-        self._queue.append(entry)
-        self._queued += entry.size
+        self._append(part)
 
-    def keep(self, entries: Iterable[Entry]) -> None:
+    def _append(self, run: Run) -> None:
+        count = len(run.bodies)
+        self._queue.append(run)
+        self._count += count
+        self._queued += run.size
+        self.offered = run.number + count
+
+    def _first(self, most: int, size: int = 0) -> Run:
+        """Take what is the first in the queue: at most so many messages and bytes, or one.
+
+        What was packed together is not told apart for the sake of some bytes: that would take longer than all else.
+        """
+        head = self._queue[0]
+        if (count := len(head.bodies)) > most or (count > 1 and head.size > size and type(head.bodies) is not Bodies):
+            self._queue.extendleft(reversed(self._queue.popleft().parts()))
+        run = self._queue.popleft()
+        self._count -= len(run.bodies)
+        self._queued -= run.size
+        return run
+
+    def keep(self, runs: Iterable[Run]) -> None:
         """Have what was published before wait for the subscriber first, however much it is."""
-        for entry in entries:
-            self._queue.append(entry)
-            self._queued += entry.size
-            self.offered = entry.number + 1
+        for run in runs:
+            self._append(run)
 
     def _leave(self) -> Iterator[Run | Skip]:
         """What there is room for, and what was dropped before it."""
@@ -206,21 +243,26 @@ class Outlet:
 
     def _take_run(self) -> Run:
         """The messages at the head of the queue that may travel together."""
-        entries: list[Entry] = []
-        size = 0
-        while self._queue and self._items > 0 and self._size > 0 and len(entries) < BATCH:
-            entry = self._queue[0]
-            if entries and (entry.number != self._told or entry.buffers or entries[0].buffers
-                            or size + entry.size > BATCH_SIZE):
+        first = self._gone(self._first(self._items, self._size))
+        if len(first.bodies) > 1 or first.buffers:
+            return first
+        parts, size = [first], first.size
+        while self._queue and self._items > 0 and self._size > 0 and len(parts) < BATCH:
+            head = self._queue[0]
+            if len(head.bodies) > 1 or head.buffers or head.number != self._told or size + head.size > BATCH_SIZE:
                 break
-            entries.append(self._queue.popleft())
-            size += entry.size
-            self._told += 1
-            self._items -= 1
-            self._size -= entry.size
-            self._queued -= entry.size
-        self.sent += len(entries)
-        return _run(entries)
+            parts.append(self._gone(self._first(1)))
+            size += head.size
+        return Run(first.number, [part.times[0] for part in parts], [part.bodies[0] for part in parts])
+
+    def _gone(self, run: Run) -> Run:
+        """Count *run* as sent."""
+        count = len(run.bodies)
+        self._items -= count
+        self._size -= run.size
+        self._told += count
+        self.sent += count
+        return run
 
 
 class Feed:
@@ -230,8 +272,8 @@ class Feed:
     is *young* it keeps everything, up to `SIZE` bytes, for those who were there before it and have yet to join.
     """
 
-    __slots__ = ("_bodies", "_buffers", "_gathered", "_keep", "_kept", "_size", "_times", "_young", "blocking", "life",
-                 "number", "outlets")
+    __slots__ = ("_bodies", "_buffers", "_count", "_gathered", "_keep", "_kept", "_size", "_times", "_young",
+                 "blocking", "life", "number", "outlets")
 
     def __init__(self, life: bytes, keep: int = 0, *, young: bool = False) -> None:
         self.life = life
@@ -239,8 +281,8 @@ class Feed:
         self.number = 0  # of the next message that leaves the gathering
         self.outlets: list[Outlet] = []
         self.blocking: list[Outlet] = []  # those among them that the publisher waits for
-        self._kept: deque[Entry] = deque()
-        self._size = 0  # bytes in it
+        self._kept: deque[Run] = deque()
+        self._count = self._size = 0  # messages and bytes in it
         self._times: list[float] = []
         self._bodies: list[bytes] = []
         self._buffers: Sequence[Buffer] = ()
@@ -266,7 +308,7 @@ class Feed:
 
     @property
     def is_clear(self) -> bool:
-        """Whether all who block the publisher have room for `BATCH` messages more, which would leave at once."""
+        """Whether all who block the publisher have room for `FEW` messages more, which would leave at once."""
         return all(outlet.is_clear for outlet in self.blocking)
 
     def publish(self, time: float, body: bytes, buffers: Sequence[Buffer] = ()) -> bool:
@@ -284,26 +326,26 @@ class Feed:
             return True
         return len(self._bodies) >= BATCH or self._gathered >= BATCH_SIZE
 
-    def extend(self, times: Sequence[float], bodies: Sequence[bytes]) -> None:
-        """Take messages without buffers, no more than may travel together."""
-        self._times.extend(times)
-        self._bodies.extend(bodies)
-        self._gathered += sum(map(len, bodies))
-
     def flush(self) -> list[tuple[Outlet, list[Run | Skip]]]:
         """Offer what was gathered to all; what is to be sent to whom now."""
-        if not self._bodies:
-            return []
-        run = Run(self.number, self._times, self._bodies, self._buffers)
-        size = self._gathered + AROUND * len(run.bodies)
+        times, bodies, buffers = self._times, self._bodies, self._buffers
         self._times, self._bodies, self._buffers, self._gathered = [], [], (), 0
-        self.number += len(run.bodies)
-        entries = functools.cache(functools.partial(_entries, run))  # made where they are needed only
+        return self.offer(times, bodies, buffers) if bodies else []
+
+    def offer(self, times: Sequence[float], bodies: Sequence[bytes],
+              buffers: Sequence[Buffer] = ()) -> list[tuple[Outlet, list[Run | Skip]]]:
+        """Offer messages that may travel together to all; what is to be sent to whom now.
+
+        What was gathered is to be flushed first.
+        """
+        run = Run(self.number, times, bodies, buffers)
+        self.number += len(bodies)
         if self._keep or self._young:
-            self._kept.extend(entries())
-            self._size += size
+            self._kept.append(run)
+            self._count += len(bodies)
+            self._size += run.size
             self._forget()
-        return [(outlet, outlet.offer(run, size, entries)) for outlet in self.outlets]
+        return [(outlet, outlet.offer(run)) for outlet in self.outlets]
 
     def grow(self) -> None:
         """Be young no more: keep only what late joiners may ask for."""
@@ -311,7 +353,10 @@ class Feed:
         self._forget()
 
     def _forget(self) -> None:
-        while len(self._kept) > self._keep and (not self._young or self._size > SIZE):
+        """Forget what came together and is not to be kept any more."""
+        while self._kept and self._count - (count := len(self._kept[0].bodies)) >= self._keep and (
+                not self._young or self._size - self._kept[0].size >= SIZE):
+            self._count -= count
             self._size -= self._kept.popleft().size
 
     def subscribe(self, full: int, bounds: Bounds, history: int = 0, since: tuple[bytes, int] = (b"", 0), *,
@@ -323,18 +368,28 @@ class Feed:
         gathered is to be flushed first.
         """
         if since[0] == self.life and since[1] <= self.number:
-            kept = [entry for entry in self._kept if entry.number >= since[1]]
+            kept = [part for part in self._last(self._count) if part.number >= since[1]]
         else:
             most = min(history, self._keep)
             if early:
                 most = max(most, MANY if full == Full.BLOCK else min(MANY, bounds.window + bounds.queue))
-            kept = list(islice(self._kept, max(0, len(self._kept) - most), None))
+            kept = self._last(most)
         outlet = Outlet(full, bounds, kept[0].number if kept else self.number)
         outlet.keep(kept)
         self.outlets.append(outlet)
         if full == Full.BLOCK:
             self.blocking.append(outlet)
         return outlet
+
+    def _last(self, most: int) -> list[Run]:
+        """The last messages that are kept, one by one."""
+        parts, size = deque[Run](), 0
+        for part in (part for run in reversed(self._kept) for part in reversed(run.parts())):
+            size += part.size
+            if len(parts) >= most or (len(parts) >= self._keep and not (self._young and size <= SIZE)):
+                break
+            parts.appendleft(part)
+        return list(parts)
 
     def end(self, outlet: Outlet) -> Account:
         """The subscription is over: what it has not acknowledged is lost."""
@@ -343,15 +398,3 @@ class Feed:
         if outlet in self.blocking:
             self.blocking.remove(outlet)
         return outlet.account
-
-
-def _entries(run: Run) -> list[Entry]:
-    """Messages one by one."""
-    return [Entry(number, time, body, run.buffers, size_of(body, run.buffers) + AROUND)
-            for number, (time, body) in enumerate(zip(run.times, run.bodies, strict=True), run.number)]
-
-
-def _run(entries: Sequence[Entry]) -> Run:
-    """Messages that follow each other, as they travel."""
-    return Run(entries[0].number, [entry.time for entry in entries], [entry.body for entry in entries],
-               entries[0].buffers)

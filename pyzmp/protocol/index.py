@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec.structs import force_setattr
 
 from pyzmp.protocol.facts import (
     Fact,
@@ -20,6 +23,7 @@ from pyzmp.protocol.topics import Pattern
 
 GROUP = "group"  # the kind of a node that stands for those that are in it
 SELECTIONS = 1024  # of publishers that are remembered
+ALIKE = 4096  # values that many facts may have which are remembered
 
 
 class _Pool:
@@ -49,9 +53,13 @@ class _Pool:
 
 
 class Facts:
-    """A set of facts with its indexes.  One thread changes it; lookups may come from any thread."""
+    """A set of facts with its indexes.  One thread changes it; lookups may come from any thread.
+
+    ``version`` is another object after each change: what was looked up while it was the same is as it was.
+    """
 
     def __init__(self) -> None:
+        self.version = object()
         self._facts: dict[Key, Fact] = {}
         self._nodes: dict[str, NodeFact] = {}
         self._parts: dict[str, dict[Key, Part]] = {}  # by node
@@ -60,6 +68,7 @@ class Facts:
         self._topics: dict[tuple[type, str], dict[str, PublisherFact | SubscriberFact]] = {}
         self._marked: dict[str, dict[Key, PublisherFact]] = {}
         self._selected: dict[tuple[Pattern | None, str, str], tuple[PublisherFact, ...]] = {}  # what was asked for
+        self._alike: dict[Any, Any] = {}
 
     def __len__(self) -> int:
         return len(self._facts)
@@ -156,17 +165,30 @@ class Facts:
 
     def change(self, puts: Iterable[Fact] = (), deletes: Iterable[Key] = (), gone: Sequence[str] = ()) -> None:
         """Apply one change: deletions first.  A node takes its parts with it."""
-        for key in deletes:
-            self._delete(key)
-        for owner in gone:
-            for fact in self.owned_by(owner):
-                self._delete(fact.key)
-        for fact in puts:
-            self._put(fact)
+        try:
+            for key in deletes:
+                self._delete(key)
+            for owner in gone:
+                for fact in self.owned_by(owner):
+                    self._delete(fact.key)
+            for fact in puts:
+                self._put(fact)
+        finally:
+            self.version = object()
+
+    def _share(self, fact: Fact) -> None:
+        """Have what many facts say alike in memory once: of a node among thousands that is most."""
+        if len(self._alike) > ALIKE:
+            self._alike.clear()
+        for field in _ALIKE.get(type(fact), ()):
+            value = getattr(fact, field)
+            force_setattr(fact, field, self._alike.setdefault(value, value))
 
     def _put(self, fact: Fact) -> None:
-        known = self._facts.get(fact.key)
-        self._facts[fact.key] = fact
+        self._share(fact)
+        key = fact.key
+        known = self._facts.get(key)
+        self._facts[key] = fact
         if isinstance(fact, NodeFact):
             self._nodes[fact.name] = fact
             for group in known.groups if isinstance(known, NodeFact) else ():
@@ -177,7 +199,7 @@ class Facts:
             for service in self.services_of(fact.name) if fact.name in self._parts else ():
                 self._provide(fact, service)
         elif not isinstance(fact, Member):
-            self._parts.setdefault(fact.node, {})[fact.key] = fact
+            self._parts.setdefault(fact.node, {})[key] = fact
             node = self._nodes.get(fact.node)
             if isinstance(fact, PublisherFact | SubscriberFact):
                 self._unmark(known)
@@ -250,6 +272,8 @@ class Facts:
                 del self._pools[service, group]
 
 
+_ALIKE: Mapping[type, Sequence[str]] = {NodeFact: ("owner", "loop", "addresses", "kind", "host", "cls", "groups"),
+                                        ServiceFact: ("name", "owner", "classes", "schema", "text")}
 _ORDER: Mapping[type, int] = {Member: 0, NodeFact: 1}
 
 

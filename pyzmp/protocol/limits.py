@@ -54,6 +54,14 @@ def within(body: bytes, depth: int) -> bool:
     return _skips(_ONE * (_NESTING - depth) + body)
 
 
+def is_one(body: bytes) -> bool:
+    """Whether *body* is one value, so that others may travel beside it."""
+    try:
+        return within(body, MAX_DEPTH) and _skip(body) is not None
+    except (MalformedMessage, msgspec.MsgspecError, ValueError):
+        return False
+
+
 # Total depth is exact but slow to know; it cannot be beyond the limit while no body is deeper than a
 # quarter of it and no extension type stands in more than two others.
 SHALLOW = MAX_DEPTH // 4

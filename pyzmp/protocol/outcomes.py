@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import msgspec
 
@@ -32,23 +33,47 @@ _ERRORS: Mapping[int, type[CallError]] = MappingProxyType({
 })
 
 
-class Result(msgspec.Struct, frozen=True):
+class Result(msgspec.Struct, frozen=True, gc=False):
     """What a service returned, encoded; of a stream, that it has come to its end."""
 
     body: bytes
     buffers: Sequence[Buffer] = ()
 
 
+class Value(Result, frozen=True, gc=False):
+    """What a service returned, decoded, but not yet looked at as what it promises."""
+
+    value: Any = None
+
+
 Outcome = Result | Exception
-Event = Outcome | Parcel
-"""What happens to a call: at last its outcome; before that, for a stream, `Opened`, `Item` and `Credit`."""
 
 
-class Ask(msgspec.Struct, frozen=True):
+class Part(msgspec.Struct, frozen=True, gc=False):
+    """The outcomes of *count* calls that were asked together, those from number *first* on, counted from 0.
+
+    The body of a result is an array of theirs where they are several; an error is that of each.
+    """
+
+    first: int
+    count: int
+    outcome: Outcome
+
+
+Event = Outcome | Parcel | Part
+"""What happens to a call: at last its outcome; before that, for a stream, `Opened`, `Item` and `Credit`.
+
+To calls that were asked together there happen the parts.
+"""
+
+
+class Ask(msgspec.Struct, frozen=True, gc=False):
     """A call before it has a number: whom it is for, what it asks, and until when, on the caller's clock.
 
     With *wait* it waits for a place in the window of its session.  *incoming* is for the result of a
-    stream, one for each attempt.
+    stream, one for each attempt.  With a *count* it is so many calls, whose positional
+    arguments are the body.  A *bare* one has only those, and nothing else that would keep it from being asked with
+    others.
     """
 
     node: str
@@ -63,6 +88,13 @@ class Ask(msgspec.Struct, frozen=True):
     key: bytes = b""
     wait: bool = False
     incoming: Inflow | None = None
+    count: int = 1
+    bare: bool = False
+
+
+def whole(ask: Ask, error: Exception) -> Event:
+    """What happens to *ask*, all of it, where nothing has happened to it before."""
+    return error if ask.count == 1 else Part(0, ask.count, error)
 
 
 def timed_out(ask: Ask, *, sent: bool, placed: bool = True) -> CallTimeout:

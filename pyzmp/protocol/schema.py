@@ -13,6 +13,7 @@ from typing import Any, NoReturn, get_args, get_origin
 from pyzmp.exceptions import InvalidAnnotation, InvalidCall, MalformedMessage
 from pyzmp.protocol.annotations import Reader, Unresolved, hints_of
 from pyzmp.protocol.forms import ANY, ARRAYS, Form, Mismatch, shown, streamed
+from pyzmp.protocol.rows import Rows
 from pyzmp.protocol.shapes import shape_of
 
 __all__ = ["Signature", "Type", "Unresolved"]
@@ -109,7 +110,8 @@ class Signature:
     ``text`` is for people, such as ``(n: int = 10) -> float``.  ``fingerprint`` is equal for equal schemas in
     unrelated interpreters, wherever the classes are defined.  ``streams`` says that the service gives many
     values; ``check_result`` and ``convert_result`` are then for each of them.  ``takes`` names the argument that
-    may be a stream, if there is one, and ``takes_async`` says that it is for ``async for``.
+    may be a stream, if there is one, and ``takes_async`` says that it is for ``async for``.  ``rows`` reads the
+    arguments of many calls.  A value of exactly one of the types ``gives`` is a result without a look inside.
     """
 
     __slots__ = (
@@ -124,6 +126,8 @@ class Signature:
         "_result",
         "_stream",
         "fingerprint",
+        "gives",
+        "rows",
         "streams",
         "takes",
         "takes_async",
@@ -145,6 +149,7 @@ class Signature:
         self._least = sum(argument.required for argument in self._positional)
         if any(argument.kind is Parameter.KEYWORD_ONLY and argument.required for argument in arguments):
             self._least = len(self._exact) + 1      # no call without keywords can be right
+        self.rows, self.gives = Rows(self._least, self._exact), result.exact
         self._stream = stream = next((argument for argument in arguments if argument.form.item), None)
         self._place = self._positional.index(stream) if stream in self._positional else None
         self.takes = stream.name if stream else None

@@ -60,7 +60,7 @@ class Replica:
         self.address = ""  # of the registry that is followed, or was
         self._ended: asyncio.Future[str] = loop.create_future()
         self._left: asyncio.Future[str] = loop.create_future()
-        self._silent = 0.0
+        self._heard = 0.0  # when the registry said something last, on the loop's clock
         self._wanted = asyncio.Event()
         self._lookers: list[asyncio.Future[bool]] = []
         self._callbacks: dict[object, Callable[[], object]] = {}  # changed at one stroke, by finalisers too
@@ -165,11 +165,9 @@ class Replica:
     @contextlib.contextmanager
     def _attention(self, wake: Callable[[], object]) -> Iterator[None]:
         """Attend, as a context."""
-        end = self.attend(wake)
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.attend(wake))
             yield
-        finally:
-            end()
 
     # -- for the loop's thread -------------------------------------------------------------------------------------
 
@@ -235,7 +233,7 @@ class Replica:
         try:
             if not self._following.takes_part or not self.following:
                 await self.connect(start=True, timeout=timeout)
-            return await asyncio.wait_for(asyncio.shield(asked), max(0.0, over - self._loop.time()))
+            return await asyncio.wait_for(asked, max(0.0, over - self._loop.time()))
         except asyncio.TimeoutError as error:
             self._announcer.give_up(asked)
             raise self._unanswered(timeout) from error
@@ -297,7 +295,7 @@ class Replica:
 
     async def _follow(self, place: Place) -> bool:
         """Follow the registry at *place* until the session ends; False where it never answered."""
-        self._ended, self._silent = self._loop.create_future(), 0.0
+        self._ended, self._heard = self._loop.create_future(), self._loop.time()
         self._following.open()
         self.address = place.address
         try:
@@ -336,10 +334,11 @@ class Replica:
         return RegistryUnavailable(f"no registry answered within {timeout:g} s; looked at {self._finder.place}{why}")
 
     async def _tick(self) -> None:
-        """Count the silence in our own turns, so that a process that was stopped does not blame the registry."""
-        while self._silent < SILENCE:
-            await asyncio.sleep(BEAT)
-            self._silent += BEAT
+        """End the session after too long a silence; a process that was stopped does not blame the registry."""
+        while (due := self._heard + SILENCE) > self._loop.time():  # seldom: each look wakes an idle process up
+            await asyncio.sleep(due - self._loop.time())
+            if self._loop.time() > due + BEAT:  # what has come meanwhile is not read yet
+                self._heard = self._loop.time()
         self._following.silent()
         self._over(f"the registry was silent for {SILENCE:g} s")
 
@@ -348,7 +347,7 @@ class Replica:
             self._ended.set_result(reason)
 
     def _received(self, message: facts.Message) -> None:
-        self._silent = 0.0
+        self._heard = self._loop.time()
         if isinstance(message, facts.Beat):
             self._hear(message)
         elif isinstance(message, facts.Snapshot | facts.Commit):

@@ -6,12 +6,16 @@ knows where it is knows whom to expect there.
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
+import stat
 from collections.abc import Callable
 
 import msgspec
 from msgspec.structs import replace
 
-from pyzmp.exceptions import InvalidAddress
+from pyzmp.exceptions import AddressInUse, InvalidAddress
 
 SCHEMES = ("memory", "inproc", "ipc", "tcp")
 PATH = 107  # bytes of a Unix socket's path, at most, on Linux
@@ -121,3 +125,29 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"  # any other name, an interface's or *, may be reached from outside
+
+
+def check_free(address: Address) -> None:
+    """Raise AddressInUse unless nothing is at the path, or a socket of ours that nobody listens to any more.
+
+    ZeroMQ itself removes whatever is there, be it a file or the socket of a living node.
+    """
+    try:
+        found = os.lstat(address.rest)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise AddressInUse(error.errno, f"{address} cannot be bound: {error.strerror}") from error
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.getuid():
+        raise AddressInUse(errno.EEXIST, f"{address} cannot be bound: what is there is not a socket of this user")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # a stopped listener whose queue is full would hold us up
+        try:
+            probe.connect(address.rest)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise AddressInUse(error.errno, f"{address} cannot be bound: {error.strerror}") from error
+    raise AddressInUse(errno.EADDRINUSE, f"{address} cannot be bound: somebody listens there")

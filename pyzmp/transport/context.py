@@ -38,6 +38,7 @@ class Context:
 
     def __init__(self, security: Callable[[], Security] | None = None) -> None:
         self.memory: dict[str, MemoryListener] = {}
+        self.waiting: list[None] = []  # one for each thread that waits for a socket
         self._zmq: zmq.Context[zmq.Socket[bytes]] | None = None
         self._count = itertools.count()
         self._lock = threading.RLock()  # a signal handler or a finaliser may need it too

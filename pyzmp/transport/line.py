@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+from msgspec.structs import replace
+
 from pyzmp.exceptions import CannotTravel, InvalidCall, Overloaded
+from pyzmp.protocol import rows
 from pyzmp.protocol.calls import Caller, Ended
-from pyzmp.protocol.envelope import Buffer, Cancel, Credit, End, Hello, Item, Parcel, Request, Welcome
-from pyzmp.protocol.outcomes import Ask, Event, Outcome, died
+from pyzmp.protocol.envelope import Buffer, Calls, Cancel, Credit, End, Hello, Item, Parcel, Request, Welcome
+from pyzmp.protocol.outcomes import Ask, Event, Outcome, Part, died, whole
 from pyzmp.transport.context import Context
 from pyzmp.transport.loop import Session, session_id
 from pyzmp.transport.outbox import guarded
@@ -48,6 +52,10 @@ class Line:
         """Whether so many calls more, of *size* bytes in all, have a place; any thread may ask: so it was just now."""
         return self._calls.fits(calls, size)
 
+    def takes(self, calls: int, size: int) -> bool:
+        """Whether so many calls, asked together, would leave now."""
+        return not self._calls.waiting and self._calls.fits(calls, size)
+
     @property
     def ended(self) -> bool:
         """Whether the session is over."""
@@ -65,31 +73,41 @@ class Line:
         this line.  A one-way call has an outcome only where it cannot be sent.
         """
         if self._session.ended is not None:
-            done(died(ask, self._session.ended, executed=False))
+            done(whole(ask, died(ask, self._session.ended, executed=False)))
             return 0
         welcome = self._session.welcome
         if welcome is not None and self._welcome is not welcome:
             self._welcome = welcome
             self._calls.window(welcome.calls, welcome.size)
+        if ask.count > 1 and not self.takes(ask.count, len(ask.body)):
+            return self._start_each(ask, done)
         try:
             request = self._calls.open(ask, done, time.monotonic())
         except Overloaded as error:
             done(error)
             return 0
-        call = self._calls.last
+        call = self._calls.last - ask.count + 1
         if request is not None and not self._send(request, ask, done):
             return 0
-        self._arm()
+        if self._loop is not None:  # a thread waits no longer than until then
+            self._arm()
         return call
 
-    def _send(self, request: Request, ask: Ask, done: Done) -> bool:
+    def _start_each(self, ask: Ask, done: Done) -> int:
+        """Begin calls one by one that are asked together and do not all have a place; they wait for it."""
+        first = self._calls.last + 1
+        for place, body in enumerate(rows.split(ask.body, ask.count)):
+            self.start(replace(ask, body=body, count=1, wait=True), functools.partial(_part, done, place))
+        return first
+
+    def _send(self, request: Request | Calls, ask: Ask, done: Done) -> bool:
         """Let a call leave; False where it cannot, which is its outcome."""
         try:
             self._session.send(request, ask.buffers)
         except CannotTravel as error:
             self._calls.drop(request.call)
-            done(InvalidCall(f"the arguments of {ask.service}() cannot travel: {error.reason}", service=ask.service,
-                             node=ask.node))
+            done(whole(ask, InvalidCall(f"the arguments of {ask.service}() cannot travel: {error.reason}",
+                                        service=ask.service, node=ask.node)))
             return False
         if ask.incoming is not None:
             self._session.send(Credit(request.call, *ask.incoming.window))
@@ -121,7 +139,7 @@ class Line:
             self.start(ask, outcomes.append)
             self._sending = False
             while not outcomes:
-                left = ask.deadline.remaining(time.monotonic())
+                left = max(0.0, ask.deadline.at - time.monotonic())
                 session.wait(left)
                 session.pump()
                 if not left:
@@ -131,16 +149,15 @@ class Line:
             raise
         finally:
             self.busy = False
-        assert not isinstance(outcomes[0], Parcel)
+        assert not isinstance(outcomes[0], (Parcel, Part))
         return outcomes[0]
 
-    def cancel(self, call: int) -> None:
-        """Give a call up: its node is told, and what it says became of the call is the outcome."""
-        ended = self._calls.cancel(call)
-        if ended is True:
-            self._session.send(Cancel(call))
-        elif ended:
-            self._tell([ended])
+    def cancel(self, call: int, count: int = 1) -> None:
+        """Give up so many calls from *call* on: their node is told, and what it says became of each is its outcome."""
+        found = [self._calls.cancel(number) for number in range(call, call + count)]
+        if True in found:
+            self._session.send(Cancel(call, count))
+        self._tell(each for each in found if isinstance(each, Ended))
 
     def usable(self) -> bool:
         """Whether a thread that has left the line alone for a while can use it still."""
@@ -187,7 +204,7 @@ class Line:
     def _arm(self) -> None:
         """Have the loop look again when the next open call ends at the latest."""
         at = self._calls.next_deadline()
-        if self._loop is None or at is None or (self._timer is not None and self._timed <= at):
+        if at is None or self._loop is None or (self._timer is not None and self._timed <= at):
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -213,3 +230,9 @@ class Line:
             if tell and self._session.sent:
                 self._session.send(Cancel(call))
             guarded(done, outcome)
+
+
+def _part(done: Done, place: int, event: Event) -> None:
+    """Something has happened to one of several calls."""
+    assert not isinstance(event, (Parcel, Part))
+    done(Part(place, 1, event))

@@ -12,8 +12,6 @@ import contextlib
 import errno
 import math
 import os
-import socket
-import stat
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,8 +23,9 @@ from msgspec.structs import replace
 
 from pyzmp.exceptions import AddressInUse, InvalidAddress
 from pyzmp.protocol.envelope import FRAMES, SIZE, Buffer
-from pyzmp.transport.address import Address, parse
+from pyzmp.transport.address import Address, check_free, parse
 from pyzmp.transport.context import Context, Watched
+from pyzmp.transport.readiness import Doorbell, Readiness, descriptor, readable
 from pyzmp.transport.refusal import ASKING, Refusal
 from pyzmp.transport.security import REFUSED, Guests, secure_caller, secure_listener
 
@@ -37,13 +36,13 @@ NEVER = 1 << 30  # milliseconds until a lost connection would be made again: it 
 QUEUE = 65536  # messages in a socket's own queue: far above any window, so that it never decides
 CLOSING = 1000  # milliseconds that the end of a listener may take, at most
 REBIND = 1.0  # seconds in which a port that was just left may still be taken
-ZERO_COPY = 1 << 20  # bytes from which on a frame is sent without a copy; below it a copy costs no more
+ZERO_COPY = 1 << 19  # bytes from which on a frame is sent without a copy, of whose end a thread of pyzmq has to hear
 PATIENCE = 86400.0  # seconds that one wait takes, at most: the system counts in milliseconds, with 31 bits
 LOOK = 0.05  # seconds after which a thread looks again at what cannot wake it
 
 # As plain numbers: arithmetic with pyzmq's enumerations costs more than what it is about.
-_EVENTS, _IN, _MORE, _NOW, _NOW_MORE = (int(number) for number in (
-    zmq.EVENTS, zmq.POLLIN, zmq.RCVMORE, zmq.NOBLOCK, zmq.NOBLOCK | zmq.SNDMORE))
+_MORE, _NOW, _NOW_MORE = (int(number) for number in (zmq.RCVMORE, zmq.NOBLOCK, zmq.NOBLOCK | zmq.SNDMORE))
+_send_frame: Callable[..., object] = zmq.backend.Socket.send  # without what pyzmq does for kinds that we have not
 _OPENED = zmq.EVENT_HANDSHAKE_SUCCEEDED
 _ENDED: Mapping[int, str] = MappingProxyType({
     zmq.EVENT_CLOSED: "nobody listens there",
@@ -90,10 +89,10 @@ class Connection:
             secure_caller(self._socket, security.keys, address.key)
         own = security.keys.public if security is not None else ""
         self._refusal = Refusal(address, own, HANDSHAKE / 1000, context.socket)
-        self._poller = zmq.Poller()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._monitor, zmq.POLLIN)
+        self._ready, self._bell = Readiness(context.waiting), Doorbell(self._monitor)
+        self._ready.watch(self._socket)
+        self._ready.watch(self._monitor)
         # Not -1, with which ZeroMQ throws away what has come but was not received when the connection ends.
         self._socket.set(zmq.RECONNECT_IVL, NEVER)
         self._socket.set(zmq.CONNECT_TIMEOUT, HANDSHAKE)
@@ -114,7 +113,7 @@ class Connection:
         self._loop, self._wake = loop, wake
         self._await_answer()
         for end in (self._socket, self._monitor):
-            loop.add_reader(_descriptor(end), wake)
+            loop.add_reader(descriptor(end), wake)
         loop.call_soon(wake)  # what came before is not told again
 
     def wait(self, timeout: float) -> None:
@@ -123,11 +122,12 @@ class Connection:
             timeout = min(timeout, LOOK)  # the end of its listener wakes nobody
         if self._refusal.inquiry is not None:
             timeout = min(timeout, ASKING)  # nor does a peer that does not say what it speaks
-        self._poller.poll(int(min(max(0.0, timeout), PATIENCE) * 1000) + 1)
+        if not ((self._bell.rung and self._bell.rings()) or readable(self._socket)):  # what comes now, the wait is told
+            self._ready.wait(int(min(max(0.0, timeout), PATIENCE) * 1000) + 1)
 
     def update(self) -> None:
         """Bring ``opened`` and ``ended`` up to date."""
-        while _readable(self._monitor):
+        while self._bell.rings():
             event, value = _event_of(self._monitor)
             if event == _OPENED:
                 self.opened = True
@@ -144,9 +144,9 @@ class Connection:
     def _await_answer(self) -> None:
         """Have whoever drives this connection look again when the peer has said what it speaks, or did not in time."""
         if self._refusal.inquiry is not None:
-            self._poller.register(self._refusal.inquiry.socket, zmq.POLLIN)
+            self._ready.watch(self._refusal.inquiry.socket)
             if self._loop is not None:
-                self._loop.add_reader(_descriptor(self._refusal.inquiry.socket), self._wake)
+                self._loop.add_reader(descriptor(self._refusal.inquiry.socket), self._wake)
                 self._loop.call_later(1.1 * ASKING, self._wake)
 
     def send(self, frames: Sequence[Buffer]) -> bool:
@@ -159,6 +159,8 @@ class Connection:
 
     def receive(self) -> Frames | None:
         """The frames of the next message, or None where none is there.  An oversized message is empty frames."""
+        if self._loop is not None and not readable(self._socket):  # a thread has waited, and knows that there is one
+            return None
         try:
             first = self._socket.recv(_NOW)
         except zmq.Again:
@@ -167,7 +169,7 @@ class Connection:
 
     def pending(self) -> bool:
         """Whether `receive` or `update` has something, which ZeroMQ's descriptor may not tell again after a send."""
-        return not self._socket.closed and (_readable(self._socket) or _readable(self._monitor))
+        return not self._socket.closed and (self._bell.rings() or readable(self._socket))
 
     def close(self) -> None:
         """Give the connection up.  What was sent may still leave.  Once is enough, twice does no harm."""
@@ -178,7 +180,7 @@ class Connection:
         if self._loop is not None and not self._loop.is_closed():
             inquiry = self._refusal.inquiry
             for end in (self._socket, self._monitor, *([inquiry.socket] if inquiry is not None else [])):
-                self._loop.remove_reader(_descriptor(end))
+                self._loop.remove_reader(descriptor(end))
         self._refusal.close()
         self._context.leaves(self.address)
         self._socket.disable_monitor()
@@ -197,6 +199,7 @@ class Listener:
     def __init__(self, context: Context, address: Address) -> None:
         self._context = context
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._told = False  # whether there should be something to receive
         self._keys: dict[int, bytes] = {}
         self._known: set[bytes] = set()
         try:
@@ -205,6 +208,7 @@ class Listener:
             self._socket, self._monitor, self._lost = _watched(self, context, zmq.ROUTER, address, events)
         except ConnectionError as error:
             raise AddressInUse(errno.EMFILE, f"{address} cannot be bound: {error}") from error
+        self._bell = Doorbell(self._monitor)
         self.guests: Guests | None = None
         if security is not None:
             secure_listener(self._socket, security)
@@ -223,7 +227,7 @@ class Listener:
 
     def _bind(self, address: Address) -> Address:
         if address.scheme == "ipc":
-            _check_path(address)
+            check_free(address)
         over = time.monotonic() + REBIND
         while True:
             try:
@@ -237,28 +241,32 @@ class Listener:
 
     def attach(self, loop: asyncio.AbstractEventLoop, wake: Callable[[], object]) -> None:
         """Have *loop* call *wake* whenever there may be something to `receive` or somebody `left`."""
+        def told() -> None:
+            self._told = True
+            wake()
         self._loop = loop
-        for end in (self._socket, self._monitor):
-            loop.add_reader(_descriptor(end), wake)
+        loop.add_reader(descriptor(self._socket), told)
+        loop.add_reader(descriptor(self._monitor), wake)
         loop.call_soon(wake)
 
     def receive(self) -> tuple[bytes, Frames] | None:
         """The next message and the key of its connection, or None.  An oversized message is empty frames."""
-        while True:
+        while self._told or readable(self._socket):  # to receive and get an exception would take three times as long
+            self._told = False
             try:
                 key = self._socket.recv(_NOW)
             except zmq.Again:
                 return None
-            if not self._socket.get(_MORE):
-                return key, Frames()
+            first = self._socket.recv(copy=False)  # there is always one behind the key, which ZeroMQ puts before it
             if key in self._known or self._copies:
-                return key, _gather(self._socket, self._socket.recv())
-            first = self._socket.recv(copy=False)
+                lone = not (first.more or self._copies)
+                return key, Frames((first.bytes,)) if lone else _gather(self._socket, first.bytes)
             frames = _gather(self._socket, first.bytes)
             frames.source = first.get(zmq.SRCFD)
             if self.guests is None or self.guests.admits(key, first, frames.source):
                 frames.user = self.guests.user(frames.source) if self.guests is not None else ""
                 return key, frames
+        return None
 
     def knows(self, key: bytes, source: int) -> None:
         """Remember that the connection *key* uses the descriptor *source*, so that `left` can name it."""
@@ -270,7 +278,7 @@ class Listener:
 
     def left(self) -> Iterator[bytes]:
         """The keys of the connections that have ended since the last time."""
-        while _readable(self._monitor):
+        while self._bell.rings():
             event, value = _event_of(self._monitor)
             key = self._keys.pop(value, None) if event == zmq.EVENT_DISCONNECTED else None
             if self.guests is not None:
@@ -285,12 +293,13 @@ class Listener:
 
     def pending(self) -> bool:
         """Whether there is something to `receive`, which ZeroMQ's descriptor may not tell again after a send."""
-        return not self._socket.closed and (_readable(self._socket) or _readable(self._monitor))
+        return not self._socket.closed and (self._bell.rings() or readable(self._socket))
 
     def send(self, key: bytes, frames: Sequence[Buffer]) -> bool:
         """Send one message to the connection *key*; False where it is gone or has no room."""
         try:
-            _send(self._socket, [key, *frames], copies=self._copies)
+            self._socket.send(key, _NOW_MORE)
+            _send(self._socket, frames, copies=self._copies)
         except zmq.ZMQError:
             return False
         return True
@@ -305,7 +314,7 @@ class Listener:
                 os.unlink(self.address.rest)
         if self._loop is not None and not self._loop.is_closed():
             for end in (self._socket, self._monitor):
-                self._loop.remove_reader(_descriptor(end))
+                self._loop.remove_reader(descriptor(end))
         self._context.leaves(self.address, listens=True)
         self._discard()
 
@@ -318,13 +327,13 @@ class Listener:
             self.guests.close()
         if hasattr(self, "address"):
             self._socket.unbind(self.address.endpoint)  # of inproc too, where a close frees the name at a later moment
-            while not self._copies and self._monitor.poll(CLOSING):
+            while not self._copies and self._bell.rings(CLOSING):
                 if _event_of(self._monitor)[0] & _CLOSED:
                     break
         self._socket.disable_monitor()
         self._monitor.close(0)
         self._socket.close()
-        self._lost.detach()
+        self._lost.detach()  # not called: at the interpreter's end that would do nothing
 
 
 def _watched(owner: object, context: Context, kind: int, address: Address, events: int) -> Watched:
@@ -336,19 +345,13 @@ def _watched(owner: object, context: Context, kind: int, address: Address, event
         raise ConnectionError(f"ZeroMQ makes no more sockets: {error.strerror}") from error
 
 
-def _readable(end: zmq.Socket[bytes]) -> bool:
-    return bool(cast(int, end.get(_EVENTS)) & _IN)
-
-
-def _descriptor(end: zmq.Socket[bytes]) -> int:
-    return cast(int, end.get(zmq.FD))
-
-
 def _send(end: zmq.Socket[bytes], frames: Sequence[Buffer], *, copies: bool) -> None:
-    last = len(frames) - 1
-    for index, frame in enumerate(frames):
+    left = len(frames)
+    for frame in frames:
+        left -= 1
         # Only the first frame can find the queue full: ZeroMQ takes a message whole or not at all.
-        end.send(frame, _NOW_MORE if index < last else _NOW, copy=copies or memoryview(frame).nbytes < ZERO_COPY)
+        small = copies or (len(frame) if type(frame) is bytes else memoryview(frame).nbytes) < ZERO_COPY
+        _send_frame(end, frame, _NOW_MORE if left else _NOW, small)
 
 
 def _gather(end: zmq.Socket[bytes], first: Buffer) -> Frames:
@@ -369,32 +372,6 @@ def _event_of(monitor: zmq.Socket[bytes]) -> tuple[int, int]:
     head, _ = monitor.recv_multipart()
     event, value = struct.unpack("=hi", head)
     return event & 0xFFFF, value
-
-
-def _check_path(address: Address) -> None:
-    """Raise AddressInUse unless nothing is at the path, or a socket of ours that nobody listens to any more.
-
-    ZeroMQ itself removes whatever is there, be it a file or the socket of a living node.
-    """
-    try:
-        found = os.lstat(address.rest)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise AddressInUse(error.errno, f"{address} cannot be bound: {error.strerror}") from error
-    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.getuid():
-        raise AddressInUse(errno.EEXIST, f"{address} cannot be bound: what is there is not a socket of this user")
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # a stopped listener whose queue is full would hold us up
-        try:
-            probe.connect(address.rest)
-        except (ConnectionRefusedError, FileNotFoundError):
-            return
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            raise AddressInUse(error.errno, f"{address} cannot be bound: {error.strerror}") from error
-    raise AddressInUse(errno.EADDRINUSE, f"{address} cannot be bound: somebody listens there")
 
 
 def _bind_error(address: Address, error: zmq.ZMQError) -> AddressInUse | InvalidAddress:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from pyzmp.exceptions import MalformedMessage
 from pyzmp.protocol import envelope
-from pyzmp.protocol.envelope import Buffer, Goodbye, Hello, Message, Parcel, Request, Welcome
+from pyzmp.protocol.envelope import Buffer, Calls, Goodbye, Hello, Message, Parcel, Request, Welcome
 from pyzmp.transport.address import Address, parse
 from pyzmp.transport.context import Context
 from pyzmp.transport.link import Connection
@@ -96,7 +96,7 @@ class Session:
             again = self._pump()
         finally:
             self._pumping = False
-            if again:  # also after a Ctrl-C: what is left is not told again
+            if again and self._loop is not None:  # also after a Ctrl-C: what is left is not told again
                 self._pump_soon()
 
     def _pump_soon(self) -> None:
@@ -149,8 +149,9 @@ class Session:
         self._outbox.put(self.hello, ())
         now = time.monotonic()
         for message, buffers, since in held:
-            less = type(message) is Request and replace(message, remaining=max(0.0, message.remaining - (now - since)))
-            self._outbox.put(less or message, buffers)
+            if isinstance(message, (Calls, Request)):
+                message = replace(message, remaining=max(0.0, message.remaining - (now - since)))  # noqa: PLW2901
+            self._outbox.put(message, buffers)
 
     def _transmit(self, frames: Sequence[Buffer]) -> bool:
         done = self._link.send(frames)
@@ -180,7 +181,10 @@ class Session:
                 self.sent &= self.welcome is not None  # else what was sent has not been looked at
                 self._end(message.reason)
             else:
-                guarded(self._on_parcel, parcel)
+                try:  # as `guarded`, without a call for each
+                    self._on_parcel(parcel)
+                except Exception:
+                    log.exception("%r failed", self._on_parcel)
 
     def _end(self, reason: str) -> None:
         if self.ended is None:

@@ -93,7 +93,9 @@ class Outbox:
 
     def put_encoded(self, encoded: bytes, buffers: Sequence[Buffer]) -> None:
         """As `put`, for a message that is encoded already."""
-        size = envelope.fitting(encoded, buffers)
+        size = len(encoded)
+        if buffers or size > GATHER_BYTES:
+            size = envelope.fitting(encoded, buffers)
         turn = self._turn
         if not turn.runs() or self._sent != turn.number:
             self._sent = turn.number

@@ -7,6 +7,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from pyzmp.exceptions import MalformedMessage
 from pyzmp.protocol import envelope
@@ -40,7 +41,7 @@ class Peer:
         self.key = key
         self.hello = hello
         self.state: object = None  # for the room above
-        self._outbox = Outbox(lambda frames: server.transmit(self, frames), server.turn)
+        self._outbox = Outbox(partial(server.transmit, self), server.turn)
 
     def send(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
         """Send by the flush rule; dropped where the caller is gone.
@@ -180,6 +181,7 @@ class Server:
         """Handle what has come; True where there is more than a turn's worth."""
         self._turns += 1
         over = time.monotonic() + SLICE
+        self._notice(address, listener)
         all_read = self._read(address, listener)
         while self._listeners.get(address) is listener and guarded(self._on_read):
             if time.monotonic() > over:
@@ -191,29 +193,32 @@ class Server:
         """Hand over what has come at *address* now."""
         listener = self._listeners.get(address)
         if listener is not None:
+            self._notice(address, listener)
             self._read(address, listener)
             self._drain_soon(address)
 
     def _read(self, address: str, listener: Listener | MemoryListener) -> bool:
         """Hand over what has come; False where there is more than a turn's worth."""
-        self._notice(address, listener)
         room = DRAIN
         while room > 0 and (received := listener.receive()) is not None:
             room -= self._handle(address, listener, *received)
             if self._listeners.get(address) is not listener:
                 return True
-        self._farewell(address if room > 0 else None)
+        if self._leaving:
+            self._farewell(address if room > 0 else None)
         return room > 0
 
     def _read_all(self, address: str, listener: Listener | MemoryListener) -> None:
         """Hand over all that has come, but for a caller that goes on and on."""
         for _ in range(LAST):
+            self._notice(address, listener)
             if self._read(address, listener):
                 break
 
     def _notice(self, address: str, listener: Listener | MemoryListener) -> None:
         """Note who has left.  They are forgotten once what they sent before is handled, at the latest in some turns."""
-        self._leaving.extend((self._turns + FAREWELL, (address, key)) for key in listener.left())
+        for key in listener.left():
+            self._leaving.append((self._turns + FAREWELL, (address, key)))
 
     def _farewell(self, read: str | None) -> None:
         """Forget who has left the address that was *read* to its end, and who left long ago."""

@@ -36,7 +36,8 @@ class Deliveries:
         self._asked = False  # first: what is put from now on asks again
         while self._waiting:
             future, outcome = self._waiting.popleft()
-            settle(future, outcome)
+            if not future.done():
+                future.set_result(outcome)
 
 
 class Waiter:

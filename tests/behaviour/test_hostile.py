@@ -15,8 +15,9 @@ from msgspec.structs import replace
 import pyzmp
 from pyzmp import runtime
 from pyzmp.channels.channel import Channel
-from pyzmp.protocol import codec, envelope
+from pyzmp.protocol import codec, envelope, rows
 from pyzmp.protocol.envelope import (
+    Calls,
     Cancel,
     Code,
     Credit,
@@ -29,6 +30,7 @@ from pyzmp.protocol.envelope import (
     Opened,
     Reply,
     Request,
+    Results,
     Welcome,
 )
 from pyzmp.protocol.facts import Trait
@@ -53,16 +55,26 @@ class Adder(pyzmp.Node):
         return value
 
 
+def together(chance: random.Random) -> bytes:
+    """The arguments of two calls, or of nearly that many, or of none."""
+    body = bytearray(rows.pack([[1, 2], [3, chance.choice([4, "four", b"x" * 30])]]) or b"")
+    if chance.random() < 0.5:
+        body[chance.randrange(len(body))] = chance.randrange(256)
+    return bytes(body)
+
+
 def damaged(chance: random.Random, number: int) -> list[bytes]:
     """One ZeroMQ message: noise, a batch with changed bytes, or a well-formed batch with a damaged value inside."""
     body = bytearray(codec.encode([[1, 2], {"c": [b"x" * 20, {"d": 1.5}]}])[0])
     if number % 3:
         body[chance.randrange(len(body))] = chance.randrange(256)
     service = chance.choice(["add", "echo", "no such", "__class__", "\u2028"])
-    good = [Request(number + 1, chance.choice(["adder", "nobody"]), service, chance.choice([1.0, 0.0, -1.0, 1e300]),
-                    bytes(body), chance.choice([0, 0, 0, 1, -1])),
-            chance.choice([Reply(number, b""), Cancel(number), Item(number, 0, b""), End(number), Credit(0, 1 << 60),
-                           Note(bytes(body)), Hello(b"", "again")])]
+    good: list[Any] = [
+        Request(number + 1, chance.choice(["adder", "nobody"]), service, chance.choice([1.0, 0.0, -1.0, 1e300]),
+                bytes(body), chance.choice([0, 0, 0, 1, -1])),
+        chance.choice([Reply(number, b""), Cancel(number), Item(number, 0, b""), End(number), Credit(0, 1 << 60),
+                       Note(bytes(body)), Hello(b"", "again"), Cancel(number, 1 << 60), Results(number, b"\x92", 2),
+                       Calls(number + 2, "adder", service, 1.0, together(chance), chance.choice([2, 3, 1, 1 << 31]))])]
     head = bytearray(envelope.pack([envelope.encode(message) for message in good[:1 + number % 2]]))
     if number % 4 == 0:
         head[chance.randrange(len(head))] = chance.randrange(256)
@@ -238,3 +250,39 @@ def test_a_request_for_a_loop_that_is_gone_or_a_session_of_somebody_else_is_refu
         assert "was started again since" in parcel.message.text
         for peer in peers:
             peer.close(0)
+
+
+@pytest.mark.parametrize("body", [b"", b"\xc1", b"\x01", b"\x92\x01", b"\x93\x01\x02\x03", b"\xdd\xff\xff\xff\xff",
+                                  b"\x92\xa1a\xa1b", b"\x92\x91\x01\x91\x02"])
+def test_results_that_are_none_are_an_error_for_each(impostor: Impostor, body: bytes) -> None:
+    mapped = Adder.add.map([1, 2], [3, 4])
+    asked = threading.Thread(target=lambda: impostor.send(Results(impostor.heard(Calls).call, body, 2)))
+    asked.start()
+    for _ in range(2):
+        with pytest.raises((pyzmp.RemoteError, pyzmp.PyzmpError)):
+            next(mapped)
+    asked.join()
+    assert list(mapped) == []
+
+
+def test_numbers_and_counts_that_cannot_be_are_refused_and_the_node_goes_on(domain: Path) -> None:
+    body = rows.pack([[1, 2], [3, 4]]) or b""
+    with Adder("adder"), zmq.Context() as context:
+        with context.socket(zmq.DEALER) as peer:
+            peer.set(zmq.LINGER, 0)
+            peer.connect(Adder.at("adder").add.providers[0][1])
+            peer.send(envelope.pack([envelope.encode(Hello(b"hostile", "nobody"))]))
+            for call, count in ((1 << 63, 2), ((1 << 64) - 1, 2), (1, 1), (1, 0), (1, -1), (1, 1 << 31), (1, 4097)):
+                peer.send(envelope.pack([envelope.encode(Calls(call, "adder", "add", 5.0, body, count))]))
+            peer.send(envelope.pack([envelope.encode(Cancel(1, 1 << 62))] * 1000))
+            for number in range(2, 6):  # the claims of each are much more than it has
+                claim = b"\xdc\x10\x00" * number
+                peer.send(envelope.pack([envelope.encode(Calls(number * 5000, "adder", "add", 5.0, claim, 4096))]))
+            last = Calls((1 << 63) - 1, "adder", "add", 5.0, rows.pack([[1, "2"], [3, "4"]]) or b"", 2)
+            peer.send(envelope.pack([envelope.encode(last)]))
+            answered = set[int]()
+            while len(answered) < 4 * 4096 + 2:
+                answered.update(parcel.message.call for parcel in envelope.unpack(received(peer))
+                                if isinstance(parcel.message, Failure) and parcel.message.executed is False)
+            assert max(answered) == 1 << 63
+        assert Adder.add(20, 22) == 42

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import pyzmp
-from pyzmp.channels.parameter import _Setting
+from pyzmp.channels.setting import Setting
 from pyzmp.exceptions import CannotTravel, DeadlockError, Refused
 
 
@@ -131,11 +131,11 @@ def test_what_is_refused_changes_nothing(home: Any) -> None:
         kitchen.period.set(-1.0)
     # The node looks too, whatever a caller knows:
     with pytest.raises(pyzmp.InvalidCall, match="expected str, got int"):
-        _Setting("mark/set", node="kitchen")(3)
+        Setting("mark/set", node="kitchen")(3)
     with pytest.raises(ValueError, match="expected a positive, finite number of seconds"):
-        _Setting("period/set", node="kitchen")(0.0)
+        Setting("period/set", node="kitchen")(0.0)
     with pytest.raises(pyzmp.RemoteError, match=r"CannotTravel: Thermometer.image: .* 49152 bytes at most"):
-        _Setting("image/set", node="kitchen")(bytes(50_000))
+        Setting("image/set", node="kitchen")(bytes(50_000))
     assert kitchen.confuse() == "Thermometer.mark: expected str, got int; cold-started"
     assert [kitchen.mark.get(), kitchen.period.get(), kitchen.image.get()] == ["cold-started", 60.0, b""]
     assert kitchen.has()[0] == 60.0

@@ -56,6 +56,20 @@ def test_a_call_may_take_its_timeout_that_of_the_declaration_or_the_default() ->
     assert Lamp.read.with_options(timeout=3).limit() == 3
 
 
+def test_who_has_left_is_not_found_any_more_and_who_has_come_is() -> None:
+    service = Lamp.read.with_options()
+    with Lamp("one"):
+        assert [target.node for target in service.found()] == ["one"]
+        with Lamp("two"):
+            assert {target.node for target in service.found()} == {"one", "two"}
+            service.node = "two"
+            assert [target.node for target in service.found()] == ["two"]
+        assert service.found() == []
+        service.node = None
+        assert [target.node for target in service.found()] == ["one"]
+    assert service.found() == []
+
+
 def test_inside_a_call_there_is_what_it_has_left() -> None:
     assert 1.9 < inside(serves(2)).run(Lamp.on.limit) <= 2
     assert inside(serves(2)).run(Lamp.on.with_options(timeout=1).limit) == 1

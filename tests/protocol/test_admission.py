@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pyzmp.protocol.admission import ENDS, LIMITS, LONG, MARGIN, SOONEST, SPAN, UNKNOWN, Admission, Limits, Refused
+from pyzmp.protocol.admission import (
+    ENDS,
+    LIMITS,
+    LONG,
+    MARGIN,
+    SOONEST,
+    SPAN,
+    UNKNOWN,
+    Admission,
+    Begun,
+    Limits,
+    Refused,
+)
 from pyzmp.protocol.deadline import Deadline
 
 SMALL = Limits(calls=6, size=30)
@@ -28,26 +41,61 @@ class Sent(NamedTuple):
     lane: str
 
 
+class Group:
+    """Calls that came together; *broken* ones are all answered when they are to be told apart."""
+
+    lane = ""
+
+    def __init__(self, first: Sent, count: int, *, broken: bool) -> None:
+        self.caller, self.call, self.node, self.each, self.lane = first
+        self.count, self.broken, self.begun = count, broken, 0
+
+    @property
+    def left(self) -> int:
+        return self.count - self.begun
+
+    @property
+    def size(self) -> int:
+        return self.each * self.left
+
+    def parts(self) -> list[Sent]:
+        return [Sent(self.caller, call, self.node, self.each, self.lane)
+                for call in range(self.call + self.begun, self.call + self.count)]
+
+    def apart(self) -> list[tuple[int, Sent, int]]:
+        found = [] if self.broken else [(part.call, part, part.size) for part in self.parts()]
+        self.begun = self.count
+        return found
+
+
+def apart(item: Sent | Group) -> list[tuple[int, Sent, int]]:
+    return item.apart() if isinstance(item, Group) else []
+
+
+def calls_of(items: Iterable[Sent | Group]) -> int:
+    return sum(item.left if isinstance(item, Group) else 1 for item in items)
+
+
 class Line(RuleBasedStateMachine):
     """An `Admission` beside lists of what waits, in the order in which it came, and of what runs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.admission: Admission[str, Sent] = Admission()
-        self.waiting: list[Sent] = []
+        self.admission: Admission[str, Sent | Group] = Admission(apart)
+        self.waiting: list[Sent | Group] = []
         self.running: list[Sent] = []
         self.passed: dict[tuple[str, str], Counter[str]] = {}  # by lane and caller: turns of others since it waits
         self.count = 0
         self.now = 0.0
 
-    def at(self, node: str, caller: str | None = None) -> list[Sent]:
+    def at(self, node: str, caller: str | None = None) -> list[Sent | Group]:
         return [call for call in self.waiting if call.node == node and caller in {None, call.caller}]
 
     def occupied(self, node: str) -> tuple[int, int]:
-        there = [call for call in self.waiting + self.running if call.node == node]
-        return len(there), sum(call.size for call in there)
+        there = [call for call in [*self.waiting, *self.running] if call.node == node]
+        return calls_of(there), sum(call.size for call in there)
 
-    def out(self, gone: list[Sent]) -> None:
+    def out(self, gone: Sequence[Sent | Group]) -> None:
         self.waiting = [call for call in self.waiting if call not in gone]
         still = {(call.lane, call.caller) for call in self.waiting}
         self.passed = {place: turns for place, turns in self.passed.items() if place in still}
@@ -56,9 +104,12 @@ class Line(RuleBasedStateMachine):
     def come(self, caller: str, node: str, lane: str, size: int) -> None:
         self.count += 1
         new = Sent(caller, self.count, node, size, lane)
+        if not self.fits(new, []):
+            self.spread(node)
         refused = self.admission.admit(caller, self.count, new, node=node, size=size, deadline=FAR, now=self.now,
                                        lane=lane, limits=SMALL)
-        assert all((one.caller, one.call) == one.item[:2] and one.retry_after >= SOONEST for one in refused)
+        assert all((one.caller, one.call) == (one.item.caller, one.item.call) and one.retry_after >= SOONEST
+                   for one in refused)
         gone = [one.item for one in refused]
         if gone == [new]:
             self.was_refused(new)
@@ -68,12 +119,34 @@ class Line(RuleBasedStateMachine):
         self.waiting.append(new)
         self.passed.setdefault((lane, caller), Counter())
 
-    def fits(self, new: Sent, gone: list[Sent]) -> bool:
+    @rule(caller=CALLERS, node=NODES, each=st.integers(0, 6), count=st.integers(2, 7), broken=st.booleans())
+    def come_together(self, caller: str, node: str, each: int, count: int, broken: bool) -> None:
+        calls, size = self.occupied(node)
+        takes = self.admission.takes(caller, node=node, count=count, size=each * count, left=1e12, limits=SMALL)
+        assert takes is (calls + count <= SMALL.calls and size + each * count <= SMALL.size)
+        if not takes:
+            for _ in range(count):
+                self.come(caller, node, "", each)
+            return
+        new = Group(Sent(caller, self.count + 1, node, each, ""), count, broken=broken)
+        assert not self.admission.admit(caller, new.call, new, node=node, size=new.size, deadline=FAR, now=self.now,
+                                        limits=SMALL, count=count)
+        self.count += count
+        self.waiting.append(new)
+        self.passed.setdefault(("", caller), Counter())
+
+    def spread(self, node: str) -> None:
+        """What came together for *node* waits one by one, where it stood."""
+        self.waiting = [part for item in self.waiting for part in (
+            ([] if item.broken else item.parts()) if isinstance(item, Group) and item.node == node else [item])]
+        self.out([])
+
+    def fits(self, new: Sent, gone: Sequence[Sent | Group]) -> bool:
         calls, size = self.occupied(new.node)
         return not calls or (calls - len(gone) < SMALL.calls
                              and size + new.size - sum(call.size for call in gone) <= SMALL.size)
 
-    def victims(self, new: Sent) -> list[list[Sent]]:
+    def victims(self, new: Sent) -> list[list[Sent | Group]]:
         """The calls that may go for *new*, newest first, of each of those callers that have most."""
         counts = Counter(call.caller for call in self.at(new.node))
         most = [caller for caller, count in counts.items() if count == max(counts.values())]
@@ -85,22 +158,24 @@ class Line(RuleBasedStateMachine):
         victims = self.victims(new)
         assert not victims or not all(self.fits(new, gone) for gone in victims)
 
-    def was_displaced(self, new: Sent, gone: list[Sent]) -> None:
+    def was_displaced(self, new: Sent, gone: Sequence[Sent | Group]) -> None:
         assert self.fits(new, gone)
         if gone:
             assert not self.fits(new, gone[:-1]), "no more than must be"
             assert any(gone == victims[:len(gone)] for victims in self.victims(new))
             assert len(self.at(new.node, gone[0].caller)) - len(gone) > len(self.at(new.node, new.caller))
 
-    @rule(lane=LANES)
-    def begin(self, lane: str) -> None:
+    @rule(lane=LANES, calls=st.integers(1, 7), going_on=st.integers(0, 7), took=st.floats(0, 0.5),
+          meanwhile=st.sampled_from([None, None, None, "spread", "leave", "come"]))
+    def begin(self, lane: str, calls: int, going_on: int, took: float, meanwhile: str | None) -> None:
         found = self.admission.next(lane)
         line = [call for call in self.waiting if call.lane == lane]
         if found is None:
             assert not line
             return
         call = found.item
-        assert (found.caller, found.call, found.node, found.size, found.lane) == call
+        assert (found.caller, found.call, found.node, found.size, found.lane) == (
+            call.caller, call.call, call.node, call.size, call.lane)
         assert found.deadline is FAR
         assert call == next(other for other in line if other.caller == call.caller), "each caller's keep their order"
         for (where, other), turns in self.passed.items():
@@ -108,8 +183,35 @@ class Line(RuleBasedStateMachine):
                 turns[call.caller] += 1
                 assert turns[call.caller] < 2, "nobody has two turns while another waits for one"
         self.passed[lane, call.caller].clear()
-        self.out([call])
-        self.running.append(call)
+        if isinstance(call, Sent):
+            self.out([call])
+            self.running.append(call)
+        else:
+            self.took(found, call, min(calls, call.left), going_on, took, meanwhile)
+
+    def took(self, found: Begun[str, Sent | Group], group: Group, calls: int, going_on: int, took: float,
+             meanwhile: str | None) -> None:
+        """So many calls of a group run now, and *meanwhile* something has come that concerns the rest of it."""
+        ran = group.parts()[:calls]
+        group.begun += calls
+        self.now += took
+        if meanwhile == "spread":
+            self.spread(group.node)
+            self.admission.spread(group.node)
+        elif meanwhile == "leave":
+            self.leave(group.caller, None)
+        elif meanwhile == "come":
+            self.count += 1
+            new = Sent("d", self.count, "o", 1, "")
+            assert not self.admission.admit("d", self.count, new, node="o", size=1, deadline=FAR, now=self.now)
+            self.waiting.append(new)
+            self.passed.setdefault(("", "d"), Counter())
+        on = ran[:min(going_on, calls)]
+        counted = self.admission.took(found, calls, self.now, going_on=len(on))
+        assert counted is (meanwhile not in {"spread", "leave"})
+        self.running += on if counted else []
+        if not group.left:
+            self.out([group])
 
     @precondition(lambda self: self.running)
     @rule(which=st.integers(0, 100), took=st.floats(0, 2), ran=st.booleans())
@@ -120,7 +222,7 @@ class Line(RuleBasedStateMachine):
 
     @rule(caller=CALLERS, back=st.integers(0, 20))
     def cancel(self, caller: str, back: int) -> None:
-        gone = [call for call in self.waiting if call[:2] == (caller, self.count - back)]
+        gone = [call for call in self.waiting if (call.caller, call.call) == (caller, self.count - back)]
         assert self.admission.cancel(caller, self.count - back) == (gone[0] if gone else None)
         self.out(gone)
 
@@ -129,14 +231,15 @@ class Line(RuleBasedStateMachine):
         gone = [call for call in self.waiting if call.caller == caller and call.call % 2 != kept]
         left = (self.admission.leave(caller) if kept is None
                 else self.admission.leave(caller, lambda call: call.call % 2 == kept))
-        assert sorted(left) == sorted(gone)
+        assert sorted(left, key=number) == sorted(gone, key=number)
         self.out(gone)
 
     @rule(odd=st.booleans())
     def withdraw(self, odd: bool) -> None:
         gone = [call for call in self.waiting if call.call % 2 == odd]
-        assert sorted(self.admission.withdraw(lambda call: call.call % 2 == odd)) == sorted(
-            (call.caller, call) for call in gone)
+        found = self.admission.withdraw(lambda call: call.call % 2 == odd)
+        assert all(caller == call.caller for caller, call in found)
+        assert sorted((call for _, call in found), key=number) == sorted(gone, key=number)
         self.out(gone)
 
     @rule(node=NODES)
@@ -146,10 +249,10 @@ class Line(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_lost_or_made_up(self) -> None:
-        assert len(self.admission) == len(self.waiting)
+        assert len(self.admission) == calls_of(self.waiting)
         for lane in ("", "n"):
             assert self.admission.waiting(lane) == sum(call.lane == lane for call in self.waiting)
-        for node in ("m", "n"):
+        for node in ("m", "n", "o"):
             assert self.admission.occupied(node) == self.occupied(node)
 
     @invariant()
@@ -162,13 +265,17 @@ class Line(RuleBasedStateMachine):
     def teardown(self) -> None:
         for lane in ("", "n"):
             while self.admission.waiting(lane):
-                self.begin(lane)
+                self.begin(lane, 2, 1, 0.0, None)
         while self.running:
             self.end(0, 0.0, ran=True)
-        for node in ("m", "n"):
+        for node in ("m", "n", "o"):
             assert self.admission.occupied(node) == (0, 0)
             self.admission.forget(node)
         assert not [*self.admission._lanes, *self.admission._places]  # and nothing is kept of any of it
+
+
+def number(call: Sent | Group) -> int:
+    return call.call
 
 
 TestLine = Line.TestCase
@@ -361,6 +468,15 @@ def test_a_node_that_is_gone_is_forgotten_once_its_last_call_ended() -> None:
     admission.end("n", 1, 0.0)
     assert (admission.occupied("n"), admission.pace("n")) == ((0, 0), None)
     assert not admission._places
+
+
+def test_a_node_that_is_gone_is_forgotten_also_where_the_last_calls_are_answered_as_they_come_apart() -> None:
+    group = Group(Sent("a", 1, "n", 1, ""), 3, broken=True)
+    admission: Admission[str, Sent | Group] = Admission(apart)
+    assert not admission.admit("a", 1, group, node="n", size=3, deadline=FAR, now=0.0, count=3)
+    admission.forget("n")
+    admission.spread("n")
+    assert not [*admission._lanes, *admission._places]
 
 
 def test_a_node_that_is_back_while_calls_of_its_earlier_life_run_is_not_forgotten() -> None:

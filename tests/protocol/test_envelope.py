@@ -22,6 +22,7 @@ from pyzmp.protocol.envelope import (
     NAME,
     SIZE,
     Buffer,
+    Calls,
     Cancel,
     Credit,
     End,
@@ -34,10 +35,12 @@ from pyzmp.protocol.envelope import (
     Message,
     Note,
     Opened,
+    Packed,
     Parcel,
     Published,
     Reply,
     Request,
+    Results,
     Skipped,
     Subscribe,
     Subscribed,
@@ -49,24 +52,27 @@ text = st.text(max_size=20)
 body = st.binary(max_size=60)
 number = st.integers(0, 2 ** 63)
 buffers = st.lists(st.binary(max_size=40), max_size=4)
+lanes = st.builds(Lane, text, text)
 plain_messages = st.one_of(
     st.builds(Hello, body, text, text, body), st.builds(Welcome, text, number, number), st.builds(Goodbye, text),
     st.builds(Failure, number, st.integers(0, 300), text, st.sampled_from([True, False, None]), body,
               st.none() | st.floats(0, 100)),
-    st.builds(Cancel, number), st.builds(End, number), st.builds(Credit, number, number, number), st.builds(Note, body),
-    st.builds(Opened, number),
+    st.builds(Cancel, number, number), st.builds(End, number), st.builds(Credit, number, number, number),
+    st.builds(Note, body), st.builds(Opened, number),
     st.builds(Subscribe, number, text, text, number, number, number, number, body, st.tuples(body, number), text,
-              st.booleans()),
+              st.booleans(), st.booleans()),
     st.builds(Subscribed, number, body, number, body),
     st.builds(Published, number, number, st.lists(st.floats(0, 1e10)), st.lists(body)),
     st.builds(Skipped, number, number, number), st.builds(Taken, number, number, number, number),
-    st.builds(Ended, number, number, text))
-lanes = st.builds(Lane, text, text)
+    st.builds(Ended, number, number, text),
+    st.builds(Calls, number, text, text, st.floats(allow_nan=False), body, number, st.tuples(number, number),
+              st.lists(lanes, max_size=3).map(tuple)),
+    st.builds(Results, number, body, number))
 
 
 @st.composite
 def parcels(draw: st.DrawFn) -> Parcel:
-    kind = draw(st.sampled_from(["plain", "request", "reply", "item"]))
+    kind = draw(st.sampled_from(["plain", "request", "reply", "item", "packed"]))
     if kind == "plain":
         return Parcel(draw(plain_messages))
     carried = draw(buffers)
@@ -75,6 +81,8 @@ def parcels(draw: st.DrawFn) -> Parcel:
             draw(number), draw(text), draw(text), draw(st.floats(allow_nan=False)), draw(body), len(carried),
             draw(st.tuples(number, number)), draw(st.integers(0, 7)),
             tuple(draw(st.lists(lanes, max_size=3))), draw(body))
+    elif kind == "packed":
+        message = Packed(draw(number), draw(number), draw(body), len(carried))
     elif kind == "reply":
         message = Reply(draw(number), draw(body), len(carried))
     else:
@@ -168,6 +176,10 @@ CLAIMS = {
     "bytes": b"\x01\x91\x92\x0b\xc6" + BIG,
     "text": b"\x01\x91\x92\x03\xdb" + BIG,
     "lanes": b"\x01\x91\x9a\x04\x01\xa1n\xa1s\xcb" + bytes(8) + b"\xc4\x00\x00\x92\x00\x00\x00\xdd" + BIG,
+    "calls": b"\x01\x91\x97\x13\x01\xa1n\xa1s\xcb" + bytes(8) + b"\xc6" + BIG,
+    "lanes of calls": b"\x01\x91\x99\x13\x01\xa1n\xa1s\xcb" + bytes(8) + b"\xc4\x00\x02\x92\x00\x00\xdd" + BIG,
+    "results": b"\x01\x91\x94\x14\x01\xc6" + BIG,
+    "times of what is packed": b"\x01\x91\x95\x15\x01\x00\xc6" + BIG,
     "a map behind the last": b"\x01\x91\x93\x09\x01\xdf" + BIG,
     "an extension": b"\x01\x91\x93\x09\x01\xc9" + BIG + b"\x01",
     "depth": b"\x01\x91\x93\x09\x01" + b"\x91" * 100_000,
@@ -274,8 +286,10 @@ def test_sizes_are_those_of_the_bytes_in_a_buffer() -> None:
 @pytest.mark.parametrize("message", [
     Request(1, "n" * (NAME + 1), "s", 1.0, b""), Request(1, "n", "s" * (NAME + 1), 1.0, b""),
     Request(1, "n", "s", 1.0, b"", chain=(Lane("l", "w"),) * (LANES + 1)),
+    Calls(1, "n" * (NAME + 1), "s", 1.0, b"", 2), Calls(1, "n", "s" * (NAME + 1), 1.0, b"", 2),
+    Calls(1, "n", "s", 1.0, b"", 2, chain=(Lane("l", "w"),) * (LANES + 1)),
 ])
-def test_names_and_chains_beyond_their_limits_are_malformed(message: Request) -> None:
+def test_names_and_chains_beyond_their_limits_are_malformed(message: Request | Calls) -> None:
     with pytest.raises(MalformedMessage, match="length <="):
         envelope.unpack([envelope.pack([envelope.encode(message)])])
 

@@ -38,6 +38,15 @@ def test_providers_are_one_object_until_they_change() -> None:
     assert set(facts.services()) == {"y"}
 
 
+def test_the_version_is_another_with_each_change_and_with_each_set() -> None:
+    facts = Facts()
+    versions = [Facts().version, facts.version]
+    for deletes in ((), [("node", "kitchen")], [("node", "nobody")]):
+        facts.change([] if deletes else [node("kitchen", A)], deletes)
+        versions.append(facts.version)
+    assert len(set(map(id, versions))) == 5
+
+
 def test_a_service_that_comes_before_its_node_has_no_provider_until_then() -> None:
     facts = Facts()
     facts.change([service("kitchen", "x", A)])
