@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from harness import compare, count, world
+
 import pyzmp
 
-COUNT = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+COUNT = count(10_000)
 
 
 class Cell(pyzmp.Node):
@@ -50,17 +50,18 @@ async def main() -> None:
     cells = [Cell(f"cell-{number}") for number in range(COUNT)]
 
     async def call(number: int) -> None:
-        if await Cell.at(f"cell-{number}").double.acall(number) != 2 * number:
+        if await Cell.at(f"cell-{number}").double.with_options(wait=True).acall(number) != 2 * number:
             raise ValueError(number)
 
     await timed("start", lambda number: cells[number].astart(timeout=60))
     held = resident() - before
     await timed("call", call)
     await timed("shutdown", lambda number: cells[number].ashutdown())
-    print(f"  memory    {held / 2**20:6.1f} MiB {held / COUNT / 1024:6.1f} KiB a node, its facts included")
+    figures = iter([held / COUNT / 1000] * 3)
+    compare("memory of an entity, its facts in this process included", "KB",
+            {"what was aimed at": lambda: 20.0, "an entity": lambda: next(figures)}, rounds=1, target={"an entity": 1})
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="pz") as folder:
-        os.environ["PYZMP_DIR"] = folder
+    with world():
         asyncio.run(main())

@@ -20,7 +20,8 @@ from typing import Any
 
 import msgspec
 import zmq
-from harness import compare
+from harness import QUICK, compare
+from harness import count as many
 
 import pyzmp
 from pyzmp import runtime
@@ -165,7 +166,7 @@ def round_trips(address: str, count: int = 300) -> None:
         def raw() -> None:
             dealer.send(message)
             dealer.recv()
-        candidates = {"raw DEALER/ROUTER": raw, "announced and in the own view": change}
+        candidates = {"raw DEALER/ROUTER": raw, "pyzmp, announced and in the own view": change}
         compare(f"a change of one fact, {len(message)} bytes, there and back", "µs",
                 {name: lambda one=one: timeit.timeit(one, number=count) / count * 1e6  # type: ignore[misc]
                  for name, one in candidates.items()})
@@ -176,9 +177,9 @@ def lookups(count: int = 100_000) -> None:
     here, plain = runtime.current(), {f"node-{number}": number for number in range(1000)}
     ways: dict[str, Callable[[], object]] = {
         "plain dict": lambda: plain["node-500"],
-        "a node": lambda: here.facts().node("adder"),
-        "a node's service": lambda: here.facts().provider("adder", "double"),
-        "all providers of a service": lambda: here.facts().providers("double"),
+        "pyzmp, a node": lambda: here.facts().node("adder"),
+        "pyzmp, a node's service": lambda: here.facts().provider("adder", "double"),
+        "pyzmp, all providers of a service": lambda: here.facts().providers("double"),
         "pyzmp.discover('double')": lambda: pyzmp.discover("double"),
     }
     with Cell("adder"):
@@ -295,11 +296,11 @@ def free() -> int:
 def main() -> None:
     """Print all of it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--processes", type=int, default=100, help="that see a change")
-    parser.add_argument("--changes", type=int, default=100, help="that they see")
-    parser.add_argument("--facts", type=int, default=10_000, help="of the graph that is joined")
-    parser.add_argument("--nodes", type=int, default=10_000, help="that join")
-    parser.add_argument("--seconds", type=float, default=10, help="for which all are idle")
+    parser.add_argument("--processes", type=int, default=many(100, 2), help="that see a change")
+    parser.add_argument("--changes", type=int, default=many(100, 2), help="that they see")
+    parser.add_argument("--facts", type=int, default=many(10_000), help="of the graph that is joined")
+    parser.add_argument("--nodes", type=int, default=many(10_000), help="that join")
+    parser.add_argument("--seconds", type=float, default=0.5 if QUICK else 10, help="for which all are idle")
     given = parser.parse_args()
     count = min(given.processes, free() // 2 // PROCESS)
     if count < given.processes:
@@ -307,11 +308,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="pz") as folder:
         os.environ["PYZMP_DIR"] = folder
         address = f"ipc://{folder}/raw"
-        server = begin("echo", f"{address}-echo")
         with Cell("first"):
-            round_trips(address)
-            server.kill()
-            server.wait()
+            server = begin("echo", f"{address}-echo")
+            try:
+                round_trips(address)
+            finally:
+                server.kill()
+                server.wait()
             lookups()
             asyncio.run(joining(given.nodes))
             first_looks(given.facts)

@@ -1,49 +1,67 @@
-"""Publishing to one process and to many, and a lone message there and back, beside raw PUB/SUB with msgpack."""
+"""Publishing to one process and to many, and a lone message there and back, beside raw PUB/SUB with msgpack and Zenoh.
+
+Where there are two processes, they run on a core each.
+"""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import functools
 import multiprocessing
 import os
-import tempfile
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from multiprocessing.queues import SimpleQueue
 from typing import Any
 
 import msgpack
 import zmq
-from harness import compare
+from harness import apart, compare, count, peer, world
 
 import pyzmp
 
 DATA = bytes(100)
 SIZE = 1 << 30  # bytes that may wait: nothing is to be dropped, on either side
-TURNS = 1000  # lone messages there and back
+MESSAGES = count(200_000, 2000)
+TURNS = count(1000)  # lone messages there and back
+SUBSCRIBERS = count(50, 3)
+PORT = "tcp/127.0.0.1:17447"  # of Zenoh's
 
 
 class Source(pyzmp.Node):
     """Publishes."""
 
     data = pyzmp.Topic(bytes)
+    plain = pyzmp.Topic(bytes)
     ping = pyzmp.Topic(int)
 
     @pyzmp.service(timeout=300)
-    def pour(self, count: int) -> None:
-        """Publish as fast as it goes."""
+    def pour(self, number: int) -> None:
+        """Publish as fast as it goes, for handlers."""
         publish = self.data.publish
-        for _ in range(count):
+        for _ in range(number):
             publish(DATA)
 
     @pyzmp.service(timeout=300)
-    async def turns(self, count: int) -> float:
+    def pour_plain(self, number: int) -> None:
+        """Publish as fast as it goes, for who iterates."""
+        publish = self.plain.publish
+        for _ in range(number):
+            publish(DATA)
+
+    @pyzmp.service(timeout=300)
+    async def turns(self, number: int) -> float:
         """Seconds in which so many lone messages go there and back."""
-        self.left, self.done = count, asyncio.Event()
+        self.done = asyncio.Event()
         began = time.perf_counter()
-        self.ping.publish(count)
+        self.ping.publish(number)
         await self.done.wait()
         return time.perf_counter() - began
+
+    @pyzmp.service
+    def pid(self) -> int:
+        """The process that it runs in."""
+        return os.getpid()
 
     def on_start(self) -> None:
         """Hear what comes back."""
@@ -81,12 +99,29 @@ class Sink(pyzmp.Node):
         self.pong.publish(number)
 
     @pyzmp.service(timeout=300)
-    async def until(self, count: int) -> None:
+    async def until(self, number: int) -> None:
         """Wait until so many more have come since the last time."""
-        self.wanted += count
+        self.wanted += number
         if self.count < self.wanted:
             self.there.clear()
             await self.there.wait()
+
+    @pyzmp.service
+    def pid(self) -> int:
+        """The process that it runs in."""
+        return os.getpid()
+
+
+def iterating(done: SimpleQueue[int], number: int) -> None:
+    """A program that iterates over what the source publishes."""
+    with Source.at("source").plain.subscribe(size=SIZE) as values:
+        done.put(0)
+        left = number
+        for _ in values:
+            left -= 1
+            if not left:
+                done.put(number)
+                left = number
 
 
 def raw_source(address: str, subscribers: int, orders: SimpleQueue[int]) -> None:
@@ -98,22 +133,64 @@ def raw_source(address: str, subscribers: int, orders: SimpleQueue[int]) -> None
     publisher.bind(address)
     for _ in range(subscribers):
         publisher.recv()
-    while count := orders.get():
-        for _ in range(count):
+    while number := orders.get():
+        for _ in range(number):
             publisher.send(msgpack.packb(DATA))
-    publisher.close(1000)
 
 
-def raw_sink(address: str, done: SimpleQueue[int], count: int) -> None:
+def raw_sink(address: str, done: SimpleQueue[int], number: int) -> None:
     """The raw subscriber."""
     subscriber = zmq.Context().socket(zmq.SUB)
     subscriber.set(zmq.RCVHWM, 0)
     subscriber.subscribe(b"")
     subscriber.connect(address)
+    done.put(0)
     while True:
-        for _ in range(count):
+        for _ in range(number):
             msgpack.unpackb(subscriber.recv())
-        done.put(count)
+        done.put(number)
+
+
+def zenoh_session(**endpoints: str) -> Any:
+    """A peer of Zenoh's, at *listen* or *connect*."""
+    import zenoh
+
+    config = zenoh.Config()
+    config.insert_json5("scouting/multicast/enabled", "false")
+    for way, endpoint in endpoints.items():
+        config.insert_json5(f"{way}/endpoints", f'["{endpoint}"]')
+    return zenoh.open(config)
+
+
+def zenoh_source(address: str, subscribers: int, orders: SimpleQueue[int]) -> None:
+    """Zenoh's publisher, which waits rather than drop."""
+    import zenoh
+
+    session = zenoh_session(connect=address)
+    publisher = session.declare_publisher("benchmark/data", congestion_control=zenoh.CongestionControl.BLOCK)
+    while not publisher.matching_status.matching:
+        time.sleep(0.01)
+    put = publisher.put
+    while number := orders.get():
+        for _ in range(number):
+            put(DATA)
+
+
+def zenoh_sink(address: str, done: SimpleQueue[int], number: int) -> None:
+    """Zenoh's subscriber, with a callback."""
+    left = number
+
+    def take(sample: Any) -> None:
+        nonlocal left
+        sample.payload.to_bytes()
+        left -= 1
+        if not left:
+            done.put(number)
+            left = number
+    session = zenoh_session(listen=address)
+    session.declare_subscriber("benchmark/data", take)
+    done.put(0)
+    time.sleep(3600)
 
 
 def raw_back(here: str, there: str) -> None:
@@ -148,6 +225,7 @@ class RawTurns:
             self.publisher.send(msgpack.packb(0))
         while self.poller.poll(200):
             self.subscriber.recv()
+        apart(self.other.pid)
 
     def __call__(self) -> float:
         """Microseconds of one."""
@@ -167,60 +245,127 @@ class RawTurns:
         self.subscriber.close(0)
 
 
-def raw(subscribers: int, count: int, folder: str, spawn: Any) -> tuple[Any, list[Any]]:
-    """What measures microseconds of one raw delivery, and the processes that it needs."""
-    address, orders, done = f"ipc://{folder}/raw-{subscribers}", spawn.SimpleQueue(), spawn.SimpleQueue()
-    processes = [spawn.Process(target=raw_source, args=(address, subscribers, orders), daemon=True),
-                 *(spawn.Process(target=raw_sink, args=(address, done, count), daemon=True)
-                   for _ in range(subscribers))]
-    for process in processes:
-        process.start()
+class Poured:
+    """A publisher and subscribers in processes of their own, without pyzmp's nodes."""
 
-    def measure() -> float:
+    def __init__(self, source: Any, sink: Any, address: str, subscribers: int, number: int, spawn: Any) -> None:
+        self.subscribers, self.number = subscribers, number
+        self.orders, self.done = spawn.SimpleQueue(), spawn.SimpleQueue()
+        self.sinks = [spawn.Process(target=sink, args=(address, self.done, number), daemon=True)
+                      for _ in range(subscribers)]
+        self.source = spawn.Process(target=source, args=(address, subscribers, self.orders), daemon=True)
+        for process in (*self.sinks, self.source):
+            process.start()
+        for _ in self.sinks:
+            self.done.get()
+        if subscribers == 1:
+            self()  # until every thread of theirs is there
+            on_two_cores(self.source.pid, self.sinks[0].pid)
+
+    def __call__(self) -> float:
+        """Deliveries in a second."""
         began = time.perf_counter()
-        orders.put(count)
-        for _ in range(subscribers):
-            done.get()
-        return (time.perf_counter() - began) / count / subscribers * 1e6
-    return measure, processes
+        self.orders.put(self.number)
+        for _ in range(self.subscribers):
+            self.done.get()
+        return self.number * self.subscribers / (time.perf_counter() - began)
+
+    def close(self) -> None:
+        """End it."""
+        for process in (self.source, *self.sinks):
+            process.terminate()
+            process.join()
 
 
-def ours(names: list[str], count: int) -> float:
-    """Microseconds of one delivery of a node's topic to others."""
-    waiting = [Sink.at(name).until.submit(count) for name in names]
-    began = time.perf_counter()
-    Source.pour.submit(count)
-    for future in waiting:
-        future.result(300)
-    return (time.perf_counter() - began) / count / len(names) * 1e6
+class Iterated(Poured):
+    """A node that publishes, and a program that iterates over it."""
+
+    def __init__(self, number: int, spawn: Any) -> None:
+        self.number, self.done = number, spawn.SimpleQueue()
+        self.sink = spawn.Process(target=iterating, args=(self.done, number), daemon=True)
+        self.sink.start()
+        self.done.get()
+        on_two_cores(Source.pid(), self.sink.pid)
+
+    def __call__(self) -> float:
+        """Deliveries in a second."""
+        began = time.perf_counter()
+        Source.pour_plain.submit(self.number)
+        self.done.get()
+        return self.number / (time.perf_counter() - began)
+
+    def close(self) -> None:
+        """End it."""
+        self.sink.terminate()
+        self.sink.join()
+
+
+def on_two_cores(source: int, sink: int) -> None:
+    """Keep a publisher and a subscriber on a core each."""
+    apart(sink)
+    for thread in os.listdir(f"/proc/{source}/task"):
+        os.sched_setaffinity(int(thread), os.sched_getaffinity(0))
+
+
+def handled(names: list[str], number: int) -> Callable[[], float]:
+    """What measures deliveries in a second, of a node's topic to the handlers of others."""
+    def measure() -> float:
+        waiting = [Sink.at(name).until.submit(number) for name in names]
+        began = time.perf_counter()
+        Source.pour.submit(number)
+        for future in waiting:
+            future.result(300)
+        return number * len(names) / (time.perf_counter() - began)
+    return measure
+
+
+def to_one(folder: str, spawn: Any) -> None:
+    """One subscriber, and lone messages."""
+    with ExitStack() as ends:
+        def poured(*args: Any) -> Poured:
+            made = Poured(*args, 1, MESSAGES, spawn)
+            ends.callback(made.close)
+            return made
+        ends.enter_context(Source("source"))
+        ends.enter_context(Sink("sink"))
+        on_two_cores(Source.pid(), Sink.pid())
+        ours, iterated = handled(["sink"], MESSAGES), Iterated(MESSAGES, spawn)
+        ends.callback(iterated.close)
+        compare("messages of 100 bytes to one other process", "messages/s", {
+            "raw PUB/SUB and msgpack": poured(raw_source, raw_sink, f"ipc://{folder}/raw"),
+            "pyzmp, a handler": ours, "pyzmp, iterated": iterated,
+        }, rounds=7, better="more", target={"pyzmp, a handler": 4, "pyzmp, iterated": 4})
+        compare("messages of 100 bytes to one other process, beside Zenoh", "messages/s", {
+            "Zenoh": poured(zenoh_source, zenoh_sink, PORT) if peer("zenoh") else None,
+            "pyzmp, a handler": ours, "pyzmp, iterated": iterated,
+        }, rounds=3, better="more", target={"pyzmp, a handler": 1.5, "pyzmp, iterated": 1.5})
+        turns = RawTurns(folder, spawn)
+        ends.callback(turns.close)
+        compare("a lone message there and back", "µs", {
+            "raw PUB/SUB and msgpack": turns, "pyzmp": lambda: Source.turns(TURNS) / TURNS * 1e6,
+        }, target={"pyzmp": 1.2})
+
+
+def to_many(folder: str, spawn: Any) -> None:
+    """Many subscribers."""
+    number = MESSAGES // 5
+    raw = Poured(raw_source, raw_sink, f"ipc://{folder}/many", SUBSCRIBERS, number, spawn)
+    names = [f"sink-{place}" for place in range(SUBSCRIBERS)]
+    with Source("source"), pyzmp.Group("sinks", [Sink(name) for name in names]):
+        compare(f"messages of 100 bytes to {SUBSCRIBERS} other processes", "deliveries/s", {
+            "raw PUB/SUB and msgpack": raw, "pyzmp": handled(names, number),
+        }, rounds=5, better="more", target={"pyzmp": 3})
+    raw.close()
 
 
 def main() -> None:
     """Print the comparisons."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--messages", type=int, default=100_000)
-    parser.add_argument("--subscribers", type=int, default=50)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="pz") as folder:
-        os.environ["PYZMP_DIR"] = folder
-        spawn = multiprocessing.get_context("spawn")
-        for subscribers in (1, options.subscribers):
-            count = options.messages // (1 if subscribers == 1 else 10)
-            measure, processes = raw(subscribers, count, folder, spawn)
-            names = [f"sink-{number}" for number in range(subscribers)]
-            with Source("source"), pyzmp.Group("sinks", [Sink(name) for name in names]):
-                title = f"a message of 100 bytes delivered to each of {subscribers} process{'es' * (subscribers > 1)}"
-                compare(title, "µs a delivery", {"raw PUB/SUB and msgpack": measure,
-                                                 "pyzmp": functools.partial(ours, names, count)}, rounds=options.rounds)
-                if subscribers == 1:
-                    turns = RawTurns(folder, spawn)
-                    compare("a lone message there and back", "µs", {
-                        "raw PUB/SUB and msgpack": turns, "pyzmp": lambda: Source.turns(TURNS) / TURNS * 1e6})
-                    turns.close()
-            for process in processes:
-                process.terminate()
-                process.join()
+    spawn = multiprocessing.get_context("spawn")
+    cores = os.sched_getaffinity(0)
+    with world() as folder:
+        to_one(folder, spawn)
+        os.sched_setaffinity(0, cores)
+        to_many(folder, spawn)
 
 
 if __name__ == "__main__":
