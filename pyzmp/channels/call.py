@@ -32,7 +32,7 @@ class Call(msgspec.Struct, eq=False):  # made for every call, in C
     service: str
     caller: str
     deadline: Deadline
-    chain: tuple[Lane, ...] = ()
+    chain: tuple[Any, ...] = ()  # of `Lane`, which is not imported only for this
     place: Place | None = None  # where the service runs
     look: Callable[[], object] | None = None  # reads what has come, where the service holds up its loop
     _cancelled: bool = False
